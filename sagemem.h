@@ -1,0 +1,5950 @@
+/* sagemem.h 0.1.0: memory for scientific and data-processing C: every byte has an owner and a purpose.
+ *
+ * Do this in one file of your program, and include the header anywhere else without the define:
+ *
+ *     #define SAGEMEM_IMPLEMENTATION
+ *     #include "sagemem.h"
+ */
+
+#ifndef SAGEMEM_H
+#define SAGEMEM_H
+
+/* The implementation asks for more than strict C has; only where the program asked for no more itself. */
+#if defined(SAGEMEM_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_GNU_SOURCE) && !defined(_DEFAULT_SOURCE) && !defined(_WIN32)
+#define _DEFAULT_SOURCE
+#define SMI_UNDEF_SOURCE
+#endif
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SAGEMEM_VERSION_MAJOR 0
+#define SAGEMEM_VERSION_MINOR 1
+#define SAGEMEM_VERSION_PATCH 0
+#define SAGEMEM_VERSION "0.1.0"
+
+/* ==========================================================================
+ * >>config  Options, their defaults, and what cannot work.
+ * ========================================================================== */
+
+#ifndef SAGEMEM_DEFAULTS
+#define SAGEMEM_DEFAULTS 1
+#endif
+#if SAGEMEM_DEFAULTS != 0 && SAGEMEM_DEFAULTS != 1
+#error "sagemem: SAGEMEM_DEFAULTS must be 0 or 1"
+#endif
+#ifndef SAGEMEM_WITH_REPORT
+#define SAGEMEM_WITH_REPORT SAGEMEM_DEFAULTS
+#endif
+#if SAGEMEM_WITH_REPORT != 0 && SAGEMEM_WITH_REPORT != 1
+#error "sagemem: SAGEMEM_WITH_REPORT must be 0 or 1"
+#endif
+
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "sagemem: this compiler is not supported yet; use gcc or clang (on Windows: MinGW-w64 or clang)"
+#endif
+#if defined(SAGEMEM_STATIC) && defined(SAGEMEM_API)
+#error "sagemem: define SAGEMEM_STATIC or SAGEMEM_API, not both"
+#endif
+#if defined(SAGEMEM_STATIC) && !defined(SAGEMEM_IMPLEMENTATION)
+#error "sagemem: SAGEMEM_STATIC needs SAGEMEM_IMPLEMENTATION in the same file"
+#endif
+
+/* Linkage of every public function. SAGEMEM_STATIC makes them private to the file that
+ * includes the header, so that two libraries can each embed a copy of their own. */
+#ifndef SAGEMEM_API
+#ifdef SAGEMEM_STATIC
+#define SAGEMEM_API static __attribute__((unused))
+#else
+#define SAGEMEM_API extern
+#endif
+#endif
+
+/* Attributes, all in one place. SIZE1/SIZE2: which argument gives the size of the result. */
+#define SAGEMEM_NODISCARD __attribute__((warn_unused_result))
+#define SAGEMEM_MALLOC_SIZE1(n) __attribute__((malloc, warn_unused_result, alloc_size(n)))
+#define SAGEMEM_MALLOC_SIZE2(n, m) __attribute__((malloc, warn_unused_result, alloc_size(n, m)))
+#define SAGEMEM_PRINTF(text, first) __attribute__((format(printf, text, first)))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ==========================================================================
+ * >>log  Status codes, the last error, the logger, the fault handler.
+ * ========================================================================== */
+
+/* What a call came to. 0 is success; the order is fixed, new codes are added at the end. */
+typedef enum sagemem_status {
+    SAGEMEM_OK = 0,
+    SAGEMEM_E_ARGUMENT,    /* an argument cannot be used: NULL, bad alignment, a size that overflows */
+    SAGEMEM_E_NOMEM,       /* the system has no more memory or addresses */
+    SAGEMEM_E_LIMIT,       /* a limit set by the program would be exceeded */
+    SAGEMEM_E_IO,          /* a system call on a file failed; os_error says how */
+    SAGEMEM_E_FULL,        /* a container is at its maximum */
+    SAGEMEM_E_EMPTY,       /* a container holds nothing */
+    SAGEMEM_E_TIMEOUT,     /* waited as long as was asked */
+    SAGEMEM_E_STALE,       /* a freed block, an ended scope or heap */
+    SAGEMEM_E_CORRUPT,     /* a guard or checksum does not match */
+    SAGEMEM_E_FOREIGN,     /* a pointer that is not the start of a block */
+    SAGEMEM_E_BUSY,        /* belongs to another thread, or is in use */
+    SAGEMEM_E_CLOSED,      /* used after close */
+    SAGEMEM_E_UNSUPPORTED, /* not possible on this system or in this build */
+    SAGEMEM_E_NOT_FOUND,   /* no such name or key */
+    SAGEMEM_E_TOO_BIG      /* larger than a documented maximum */
+} sagemem_status;
+
+/* The enumerator's own name, "SAGEMEM_E_NOMEM"; "SAGEMEM_E_UNKNOWN" for any other number. Threads: any. */
+SAGEMEM_API const char *sagemem_status_name(sagemem_status status);
+
+/* One failure. `call` is a static string; `message` says what, where and the remedy. */
+typedef struct sagemem_error {
+    sagemem_status status;
+    int os_error; /* errno, or GetLastError on Windows; 0 when no system call was involved */
+    const char *call;
+    char message[240];
+} sagemem_error;
+
+/* The calling thread's most recent failure; never NULL. A call that succeeds leaves it as it is.
+ * The pointer stays the same for the life of the thread. */
+SAGEMEM_API const sagemem_error *sagemem_last_error(void);
+
+typedef enum sagemem_log_level { SAGEMEM_LOG_DEBUG, SAGEMEM_LOG_INFO, SAGEMEM_LOG_WARNING, SAGEMEM_LOG_ERROR } sagemem_log_level;
+
+/* Sends the library's messages to log_fn (NULL: warnings and errors to stderr again). The message has no
+ * newline and is valid during the call. log_fn may be called from any thread, and with locks of the library
+ * held: it must not call back into sagemem. Threads: any; set it before other threads start. */
+SAGEMEM_API void sagemem_set_logger(void (*log_fn)(void *ctx, sagemem_log_level level, const char *message), void *ctx);
+
+/* MISUSE: the program broke a rule (double free, foreign pointer, wrong thread).
+ * CORRUPTION: a block was damaged (overflow, underflow, write after free). */
+typedef enum sagemem_fault_kind { SAGEMEM_MISUSE, SAGEMEM_CORRUPTION } sagemem_fault_kind;
+
+/* Called when misuse or corruption is found. If fault_fn returns, the call that found it fails with
+ * error->status and changes nothing; a damaged block is leaked. It may longjmp away only from calls on heaps
+ * that are not SAGEMEM_HEAP_SHARED. NULL restores the default: the message on stderr, then abort(). */
+SAGEMEM_API void sagemem_set_fault_handler(void (*fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error),
+                                           void *ctx);
+
+/* ==========================================================================
+ * Tags: what a byte is for. A small number with a name, one table per process. Threads: any.
+ * "Physics/Cooling": the part before the slash is the group in reports.
+ * ========================================================================== */
+
+typedef uint16_t sagemem_tag;
+
+enum {
+    SAGEMEM_UNTAGGED = 0,       /* no purpose given: reports list it so that it gets one */
+    SAGEMEM_TAG_USER_MAX = 127, /* 1 ... 127 are for the program's own enum */
+    SAGEMEM_TAG_MAX = 4095,     /* tags made by name take 128 ... 4095 */
+    SAGEMEM_TAG_SAME = 0xFFFF   /* sagemem_realloc: keep the block's tag */
+};
+
+/* The tag of that name, made on first use; the same name always gives the same tag. The name is copied
+ * (at most 63 bytes count). NULL or "", or a full table: SAGEMEM_UNTAGGED, with the reason in
+ * sagemem_last_error() (a full table is also logged, once). Cost: one hash look-up under a lock; keep the
+ * result in a variable where it is used often. */
+SAGEMEM_API sagemem_tag sagemem_tag_named(const char *name);
+
+/* Gives an enum tag (1 ... SAGEMEM_TAG_USER_MAX) its name. E_ARGUMENT: number out of range, no name.
+ * E_BUSY: the tag has another name or the name another tag; nothing is changed. Repeating a definition is OK. */
+SAGEMEM_API sagemem_status sagemem_tag_define(sagemem_tag tag, const char *name);
+
+/* The tag's name, for ever valid; "tag N" for a number nobody named, "untagged" for 0. */
+SAGEMEM_API const char *sagemem_tag_name(sagemem_tag tag);
+
+/* ==========================================================================
+ * >>heap  Heaps and scopes: who a byte belongs to.
+ *
+ * A heap belongs to the thread that made it: only that thread allocates from it, opens scopes in it and asks
+ * for changes to it; any thread may free its blocks and read its statistics. Heap NULL is the calling
+ * thread's default heap, made on first use.
+ * ========================================================================== */
+
+typedef struct sagemem_heap sagemem_heap;
+
+/* Where a heap's pages come from. All functions may be called from any thread. */
+typedef struct sagemem_source {
+    void *(*map_fn)(void *ctx, size_t size, size_t alignment); /* zeroed pages at a multiple of alignment (a power of two), or NULL */
+    void (*unmap_fn)(void *ctx, void *pages, size_t size);     /* what map_fn gave, whole */
+    void (*purge_fn)(void *ctx, void *pages, size_t size);     /* the contents may go, the range stays; may be NULL */
+    size_t page_size;                                          /* sizes are rounded up to this; a power of two [the system's] */
+    void *ctx;
+} sagemem_source;
+
+typedef enum sagemem_numa_policy {
+    SAGEMEM_NUMA_PREFERRED, /* that node first, others when it is full */
+    SAGEMEM_NUMA_BIND,      /* that node or nothing */
+    SAGEMEM_NUMA_INTERLEAVE /* page by page over all nodes; the node number is ignored */
+} sagemem_numa_policy;
+
+/* Sources by value hold nothing and are not destroyed. Where huge pages or NUMA are not to be had, the pages
+ * are ordinary ones; `huge_page_bytes` in the statistics says what was really obtained. */
+SAGEMEM_API sagemem_source sagemem_source_system(void);
+SAGEMEM_API sagemem_source sagemem_source_huge(size_t page_size); /* bytes: 2 MiB or 1 GiB on x86-64; 0: the system's default */
+SAGEMEM_API sagemem_source sagemem_source_numa(int node, sagemem_numa_policy policy);
+
+/* Sources that are made and destroyed; their heaps must be destroyed first (else E_BUSY to the fault handler,
+ * and nothing is destroyed). NULL on failure.
+ * buffer: the caller's memory, at least 64 KiB of it, used from the first to the last multiple of 16 KiB; it must
+ *   stay valid and is not freed. Its content is taken to be undefined.
+ * file: a file made (or emptied) at `path`, which holds at most `limit` bytes and is sparse until used; it
+ *   is unlinked from its directory at destroy. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_source *sagemem_source_buffer(void *memory, size_t size);
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_source *sagemem_source_file(const char *path, uint64_t limit);
+SAGEMEM_API void sagemem_source_destroy(sagemem_source *source); /* NULL is fine */
+
+/* Heap flags. */
+enum {
+    SAGEMEM_HEAP_ZERO = 1,           /* every block comes zeroed, and so does every grown tail */
+    SAGEMEM_HEAP_ABORT_ON_NOMEM = 2, /* a failed allocation logs the size and aborts instead of returning NULL */
+    SAGEMEM_HEAP_CHECKED = 4,        /* red zones, fill patterns, quarantine; exact sizes; see the manual's table */
+    SAGEMEM_HEAP_SITES = 8,          /* remembers file and line of each allocation made through SAGEMEM_SITES */
+    SAGEMEM_HEAP_SYSTEM = 16,        /* every block straight from malloc: to bisect a problem */
+    SAGEMEM_HEAP_SHARED = 32         /* any thread may allocate, under a lock */
+};
+
+enum { SAGEMEM_PURGE_NEVER = -1, SAGEMEM_PURGE_NOW = -2 }; /* for purge_delay_ms, converted to uint32_t */
+
+/* Zero in every field is its default, in brackets. */
+typedef struct sagemem_heap_desc {
+    const char *name;              /* in reports ["heap"]; copied */
+    sagemem_heap *parent;          /* budget and report parent; may belong to another thread and must outlive the heap [the process] */
+    uint64_t limit;                /* bytes held [no limit of its own] */
+    const sagemem_source *source;  /* where pages come from [the system]; the struct is copied, what ctx points to is not */
+    uint32_t flags;                /* SAGEMEM_HEAP_* */
+    uint32_t purge_delay_ms;       /* unused pages go back to the system after this [1000]; SAGEMEM_PURGE_NEVER, SAGEMEM_PURGE_NOW */
+} sagemem_heap_desc;
+
+/* Makes a heap owned by the calling thread; NULL desc: all defaults. NULL on failure (E_ARGUMENT: unknown
+ * flag; E_STALE: parent ended; E_NOMEM, E_LIMIT). Cost: about a microsecond; no page until the first block. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_heap *sagemem_heap_create(const sagemem_heap_desc *desc);
+
+/* The calling thread's default heap. NULL only when it cannot be made. */
+SAGEMEM_API sagemem_heap *sagemem_heap_default(void);
+
+/* The desc of default heaps that are made from now on: checked mode without touching a call. NULL: back to all
+ * defaults. Threads: any. */
+SAGEMEM_API sagemem_status sagemem_heap_default_configure(const sagemem_heap_desc *desc);
+
+/* The heap's desc with every default resolved. `name` and `source` are valid while the heap lives. */
+SAGEMEM_API sagemem_status sagemem_heap_get_desc(const sagemem_heap *heap, sagemem_heap_desc *out);
+
+/* Frees everything in the heap and the heap. Open scopes end first, innermost first, their clean-ups run.
+ * Threads: owner; any thread when the owner has ended. Misuse: live child heaps (E_BUSY), NULL. Cost: pages. */
+SAGEMEM_API void sagemem_heap_destroy(sagemem_heap *heap);
+
+/* Frees everything in the heap, ends its scopes, keeps the heap, its name, limit and totals. Misuse: NULL. */
+SAGEMEM_API void sagemem_heap_reset(sagemem_heap *heap);
+
+/* Makes the calling thread the owner. The former owner must be done with the heap (handing over a pointer
+ * through a lock or a queue is enough). E_BUSY: it is another thread's default heap and that thread lives.
+ * Cost: pages. */
+SAGEMEM_API sagemem_status sagemem_heap_adopt(sagemem_heap *heap);
+
+/* -- Blocks ---------------------------------------------------------------------------------------------
+ * Every block is aligned to 16, from 64 KiB on to 64. Failure is NULL with E_NOMEM, E_LIMIT, E_ARGUMENT (a
+ * size that overflows, a tag above SAGEMEM_TAG_MAX) or, for the wrong thread, the fault handler and E_BUSY;
+ * nothing is changed and the call can be repeated. Size 0 is a small block of its own. Threads: the heap's
+ * owner (any, for SAGEMEM_HEAP_SHARED). Cost: a few nanoseconds; a page is taken now and then. */
+SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag);
+SAGEMEM_API SAGEMEM_MALLOC_SIZE2(2, 3) void *sagemem_calloc(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag);
+/* alignment: a power of two up to 1 GiB. */
+SAGEMEM_API SAGEMEM_MALLOC_SIZE1(3) void *sagemem_aligned_alloc(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag);
+/* Changes a block's size; what it held stays, up to the smaller of both sizes. block NULL: sagemem_alloc(heap,
+ * size, tag). Otherwise the block stays in its own heap and scope, and `heap` is not looked at.
+ * tag: SAGEMEM_TAG_SAME keeps its tag; another one gives the block that tag. NULL: the block is as before.
+ * Size 0 gives a small block, never a free. An alignment asked for before is kept only in place. */
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_realloc(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag);
+/* Like sagemem_calloc, contents undefined. */
+SAGEMEM_API SAGEMEM_MALLOC_SIZE2(2, 3) void *sagemem_alloc_array(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag);
+/* Copies of `size` bytes of data (may be NULL when size is 0), and of a string. */
+SAGEMEM_API SAGEMEM_MALLOC_SIZE1(3) void *sagemem_memdup(sagemem_heap *heap, const void *data, size_t size, sagemem_tag tag);
+SAGEMEM_API SAGEMEM_NODISCARD char *sagemem_strdup(sagemem_heap *heap, const char *text, sagemem_tag tag);
+
+/* Typed and zeroed, also in C++: struct halo *h = SAGEMEM_NEW_ARRAY(NULL, struct halo, n, TAG_HALOS); */
+#define SAGEMEM_NEW(heap, type, tag) ((type *)sagemem_calloc((heap), 1, sizeof(type), (tag)))
+#define SAGEMEM_NEW_ARRAY(heap, type, count, tag) ((type *)sagemem_calloc((heap), (count), sizeof(type), (tag)))
+
+/* Gives a block back. Any thread; NULL is fine; anything that is not a live block goes to the fault handler.
+ * Cost: a few nanoseconds on the owner's thread, two atomic operations elsewhere. */
+SAGEMEM_API void sagemem_free(void *block);
+
+/* The heap as three functions, for libraries that take an allocator (zlib, SQLite, cJSON). `ctx` is valid
+ * while the heap lives. heap NULL: the default heap of whichever thread calls. All functions are NULL when it cannot be made. */
+typedef struct sagemem_allocator {
+    void *(*alloc_fn)(void *ctx, size_t size);
+    void *(*realloc_fn)(void *ctx, void *block, size_t size);
+    void (*free_fn)(void *ctx, void *block);
+    void *ctx;
+} sagemem_allocator;
+SAGEMEM_API sagemem_allocator sagemem_allocator_for(sagemem_heap *heap, sagemem_tag tag);
+
+/* -- Blocks, looked at ---------------------------------------------------------------------------------
+ * Threads: any, while the block is not being freed. A pointer that is not a live block goes to the fault
+ * handler; if that returns, the result is 0, SAGEMEM_UNTAGGED or NULL. */
+SAGEMEM_API size_t sagemem_size(const void *block); /* usable bytes: at least what was asked for, all may be used */
+SAGEMEM_API sagemem_tag sagemem_tag_of(const void *block);
+SAGEMEM_API sagemem_heap *sagemem_heap_of(const void *block);
+
+/* True for the start of a live block of any heap; never faults, whatever the pointer. Exact on the owner's
+ * thread; elsewhere exact unless the block is being freed. May walk one page. */
+SAGEMEM_API bool sagemem_owns(const void *pointer);
+
+/* Moves a block to another heap of this thread: the new address, or NULL and the block stays. The tag stays. */
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_move(sagemem_heap *to, void *block);
+
+/* Guards of one block: OK, E_CORRUPT, E_FOREIGN, E_STALE; says so in sagemem_last_error(), never calls the fault handler. */
+SAGEMEM_API sagemem_status sagemem_check(const void *block);
+
+/* Every block of the heap and its scopes, free ones too; the number damaged, each logged as an error. Never
+ * calls the fault handler. Threads: owner. Cost: all blocks. */
+SAGEMEM_API size_t sagemem_heap_check(sagemem_heap *heap);
+
+typedef struct sagemem_block_info {
+    const void *block;
+    size_t size; /* usable bytes */
+    sagemem_tag tag;
+    sagemem_heap *heap;
+    const char *scope_kind; /* NULL: in no scope */
+    uint64_t scope_id;
+    const char *file; /* NULL: unknown; needs SAGEMEM_HEAP_SITES or _CHECKED, and SAGEMEM_SITES where it was allocated */
+    int line;
+} sagemem_block_info;
+
+/* Calls visit for every live block of the heap and its open scopes, in no particular order. visit must not
+ * allocate from or free into that heap. Threads: owner. */
+SAGEMEM_API void sagemem_heap_visit(sagemem_heap *heap, void (*visit)(void *ctx, const sagemem_block_info *info), void *ctx);
+
+/* -- Scopes --------------------------------------------------------------------------------------------
+ * Between begin and end every allocation from the heap belongs to the scope and is gone at the end. Blocks
+ * from before may be freed or resized inside; they stay where they were made. Scopes nest. Threads: owner. */
+
+/* kind is copied once per kind ("forest"; at most 63 bytes count); id tells scopes of a kind apart. */
+SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id);
+/* Ends the innermost scope: clean-ups, last first, then its memory. Not begun: E_ARGUMENT to the fault handler.
+ * Cost: the scope's pages and tags, not its blocks; pages are kept for the next scope, none is given to the system. */
+SAGEMEM_API sagemem_status sagemem_scope_end(sagemem_heap *heap);
+/* Carries a block one scope outwards; only this block, not what it points to. Returns its new address; NULL:
+ * the block stays. A block in no scope is returned unchanged. Cost: a copy; none for a block with pages of its own. */
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_keep(void *block);
+/* Calls cleanup(ctx) when the innermost scope ends, the heap is reset or destroyed, or the owning thread
+ * ends. cleanup may use the scope's blocks. E_ARGUMENT: no scope is open. */
+SAGEMEM_API sagemem_status sagemem_scope_defer(sagemem_heap *heap, void (*cleanup)(void *ctx), void *ctx);
+
+/* -- Statistics ----------------------------------------------------------------------------------------
+ * Threads: any, at any time; exact when nobody is allocating or freeing. They include what is below: scopes
+ * and child heaps. heap NULL: the process. Used counts blocks at their usable size; held counts pages. */
+typedef struct sagemem_tag_stats {
+    uint64_t used, peak;         /* bytes now; most bytes at once */
+    uint64_t blocks, peak_blocks; /* live blocks now; most at once */
+    uint64_t total_blocks, total_bytes; /* ever allocated */
+} sagemem_tag_stats;
+typedef struct sagemem_heap_stats {
+    uint64_t used, used_peak;
+    uint64_t held, held_peak;
+    uint64_t blocks, total_blocks;
+    uint64_t scopes;          /* open now */
+    uint64_t overhead;        /* of held: headers and, for the process, the library's own structures */
+    uint64_t mapped;          /* mapped files; neither used nor held */
+    uint64_t huge_page_bytes; /* of held: really on huge pages */
+    uint64_t reserved;        /* of held: claimed by sagemem_reserve and not yet taken */
+} sagemem_heap_stats;
+typedef struct sagemem_scope_stats {
+    const char *kind;
+    uint64_t id, used_peak, held_peak, total_blocks, duration_ns;
+} sagemem_scope_stats;
+
+SAGEMEM_API sagemem_status sagemem_heap_get_stats(const sagemem_heap *heap, sagemem_heap_stats *out);
+SAGEMEM_API sagemem_status sagemem_tag_get_stats(const sagemem_heap *heap, sagemem_tag tag, sagemem_tag_stats *out);
+/* What the tag held when the total was at its peak; over all tags these add up to used_peak. */
+SAGEMEM_API sagemem_status sagemem_peak_get_stats(const sagemem_heap *heap, sagemem_tag tag, uint64_t *used_at_peak);
+/* The scope that ended last in this heap, and its tags; until the next scope ends. E_NOT_FOUND: none has. Threads: owner. */
+SAGEMEM_API sagemem_status sagemem_scope_get_last(const sagemem_heap *heap, sagemem_scope_stats *out);
+SAGEMEM_API sagemem_status sagemem_scope_tag_get_last(const sagemem_heap *heap, sagemem_tag tag, sagemem_tag_stats *out);
+
+/* ==========================================================================
+ * >>budget  Limits on bytes held: process, heap, scope. Enforced when pages are taken, never overshot.
+ * ========================================================================== */
+
+/* Limits the innermost open scope; 0 lifts it. Threads: owner. E_ARGUMENT: no scope is open. */
+SAGEMEM_API sagemem_status sagemem_scope_limit(sagemem_heap *heap, uint64_t bytes);
+
+/* Limits a heap (NULL: the process) and all below it; 0 lifts it. Below what is held already: the reclaimers
+ * run, and nothing new is taken until enough has been given back. Threads: any. */
+SAGEMEM_API sagemem_status sagemem_limit_set(sagemem_heap *heap, uint64_t bytes);
+
+/* What this process may use, in bytes: the least of physical memory, every cgroup (v1, v2) limit above us, and
+ * RLIMIT_AS. Reads a few small files. */
+SAGEMEM_API uint64_t sagemem_limit_detect(void);
+
+/* Sets the number of bytes claimed now for the heap (NULL: the process), so that later allocation cannot fail
+ * for budget; 0 gives the rest back. Counts as held; shrinks as pages are taken. E_LIMIT: nothing changed. */
+SAGEMEM_API sagemem_status sagemem_reserve(sagemem_heap *heap, uint64_t bytes);
+
+/* A function that gives memory back when a limit is met: called in the thread that met it, with no lock held,
+ * lowest priority number first, until it is enough; it returns the bytes given back (0: none, the next is
+ * asked) and may free and allocate. `name` is copied. E_FULL: 64 are registered. Threads: any. */
+typedef uint64_t (*sagemem_reclaim_fn)(void *ctx, uint64_t wanted_bytes);
+SAGEMEM_API sagemem_status sagemem_reclaimer_add(const char *name, int priority, sagemem_reclaim_fn reclaim, void *ctx);
+SAGEMEM_API sagemem_status sagemem_reclaimer_remove(const char *name); /* E_NOT_FOUND */
+
+typedef enum sagemem_pressure { SAGEMEM_PRESSURE_OK, SAGEMEM_PRESSURE_WARNING, SAGEMEM_PRESSURE_CRITICAL } sagemem_pressure;
+typedef struct sagemem_system_memory {
+    uint64_t total, available, used; /* the machine's, bytes */
+    uint64_t resident;               /* this process, as the system counts it */
+    uint64_t limit;                  /* sagemem_limit_detect() */
+    double usage_percent;            /* the larger of used/total and resident/limit */
+    sagemem_pressure pressure;       /* by the thresholds of sagemem_pressure_watch [80, 95] */
+} sagemem_system_memory;
+SAGEMEM_API sagemem_status sagemem_system_memory_get(sagemem_system_memory *out);
+
+/* Calls changed_fn when the pressure level changes. interval_ms > 0: a thread looks that often. 0: looked at
+ * when pages are taken, at most once a second, in the thread that takes them. changed_fn NULL ends watching
+ * (and waits for the thread). E_ARGUMENT: not 0 < warning <= critical <= 100. Threads: any. */
+SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double critical_percent,
+                                                  void (*changed_fn)(void *ctx, const sagemem_system_memory *now), void *ctx,
+                                                  uint32_t interval_ms);
+
+/* Gives unused pages back to the system: those in the process-wide cache and those kept by the calling thread's
+ * heaps; other heaps do it at their next slow path. Returns the bytes given back. Threads: any. */
+SAGEMEM_API uint64_t sagemem_trim(void);
+
+/* ==========================================================================
+ * >>report  What a person or a program reads.
+ * ========================================================================== */
+
+typedef enum sagemem_format { SAGEMEM_FORMAT_TEXT, SAGEMEM_FORMAT_BRIEF, SAGEMEM_FORMAT_JSON } sagemem_format;
+
+/* Where bytes go: write_fn takes all of `size` bytes for position `offset`, or says why not. */
+typedef struct sagemem_sink {
+    sagemem_status (*write_fn)(void *ctx, const void *data, size_t size, uint64_t offset);
+    sagemem_status (*close_fn)(void *ctx); /* may be NULL */
+    void *ctx;
+} sagemem_sink;
+
+/* Writes a report of the heap and what is below it (NULL: the process). Allocates nothing. Threads: any. */
+SAGEMEM_API sagemem_status sagemem_report(const sagemem_heap *heap, sagemem_format format, const sagemem_sink *to);
+SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format, const char *path); /* "-": standard output */
+/* Writes a report of the process when it ends through exit() or main's return. leak_exit_status not 0: the process
+ * ends with that status when blocks are left. Once per process; later calls change the settings. */
+SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const char *path, int leak_exit_status);
+
+/* Runs run(ctx) again and again with one more of its allocations and system calls failing each time, first the
+ * 1st, then the 2nd, ... until a run meets no failure; *points says how many there were (NULL: not wanted).
+ * run must return OK, or a failure after which everything is as it was before. Returns the last run's
+ * status: OK when the undisturbed run succeeded. Only the calling thread's calls fail. For tests. */
+SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ctx), void *ctx, uint64_t *points);
+
+/* ==========================================================================
+ * Sites: with SAGEMEM_SITES defined before the include, the short calls pass on file and line, which heaps
+ * with SAGEMEM_HEAP_SITES or _CHECKED keep for messages, visits and leak lists. The functions are the same.
+ * ========================================================================== */
+
+SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag tag, const char *file, int line);
+SAGEMEM_API SAGEMEM_MALLOC_SIZE2(2, 3) void *sagemem_calloc_at(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag, const char *file, int line);
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_realloc_at(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag, const char *file, int line);
+SAGEMEM_API void sagemem_free_at(void *block, const char *file, int line);
+SAGEMEM_API SAGEMEM_NODISCARD char *sagemem_strdup_at(sagemem_heap *heap, const char *text, sagemem_tag tag, const char *file, int line);
+
+/* Names the version in every object file: mixing versions of this header in one program does not link. */
+#ifndef SAGEMEM_STATIC
+SAGEMEM_API const char *sagemem_version_0_1(void);
+#endif
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* SAGEMEM_H */
+
+#ifdef SAGEMEM_IMPLEMENTATION
+#ifndef SAGEMEM_IMPLEMENTED
+#define SAGEMEM_IMPLEMENTED
+
+#if !defined(__cplusplus) && (!defined(__STDC_VERSION__) || __STDC_VERSION__ < 201112L)
+#error "sagemem: the implementation needs C11 or C++11; compile this file with -std=gnu11 or later"
+#endif
+
+/* ==========================================================================
+ * >>os  Pages, locks, threads, clocks, atomics: the only code that knows an
+ *       operating system or a compiler.
+ *
+ * Contract: smi_os_* functions that can fail return NULL or false with the
+ * reason in smi_os_error(), have changed nothing, and can be made to fail by
+ * sagemem_check_failures. None of them allocates from a heap.
+ * ========================================================================== */
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _WIN32
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#define SMI_UNDEF_LEAN
+#endif
+#include <windows.h>
+#ifdef SMI_UNDEF_LEAN
+#undef WIN32_LEAN_AND_MEAN
+#undef SMI_UNDEF_LEAN
+#endif
+#else
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
+#if !defined(MAP_ANONYMOUS) && defined(MAP_ANON)
+#define SMI_MAP_ANONYMOUS MAP_ANON
+#elif defined(MAP_ANONYMOUS)
+#define SMI_MAP_ANONYMOUS MAP_ANONYMOUS
+#else
+#error "sagemem: system headers were included in strict mode before the implementation; include sagemem.h first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
+#endif
+#ifdef MAP_NORESERVE
+#define SMI_MAP_NORESERVE MAP_NORESERVE
+#else
+#define SMI_MAP_NORESERVE 0
+#endif
+#endif
+
+/* Tools that watch memory. Valgrind is asked at run time, AddressSanitizer at compile time. */
+#if defined(__has_include)
+#if __has_include(<valgrind/memcheck.h>)
+#include <valgrind/memcheck.h>
+#define SMI_VALGRIND 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#define SMI_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SMI_ASAN 1
+#endif
+#endif
+#ifdef SMI_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
+#define SMI_LIKELY(x) __builtin_expect(!!(x), 1)
+#define SMI_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define SMI_INLINE static inline __attribute__((always_inline))
+#define SMI_NOINLINE static __attribute__((noinline))
+/* For the few functions that read memory which a tool believes nobody may read. */
+#define SMI_PEEKS __attribute__((no_sanitize("address"), no_sanitize("thread"), noinline))
+
+/* 64-bit counters are atomic also where the ABI aligns uint64_t to 4 (i386). */
+typedef uint64_t smi_u64 __attribute__((aligned(8)));
+
+/* Relaxed: counters that one thread writes and others read; no other memory is implied by their value.
+ * smi_add is not a read-modify-write: only the one writer may use it. */
+#define SMI_LOAD(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define SMI_STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define SMI_ADD(p, v) SMI_STORE((p), SMI_LOAD(p) + (v))
+#define SMI_SUB(p, v) SMI_STORE((p), SMI_LOAD(p) - (v))
+#define SMI_LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define SMI_STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define SMI_ATOMIC_ADD(p, v) ((void)__atomic_fetch_add((p), (v), __ATOMIC_RELAXED))
+#define SMI_ATOMIC_SUB(p, v) ((void)__atomic_fetch_sub((p), (v), __ATOMIC_RELAXED))
+#define SMI_CAS(p, expected, desired) \
+    __atomic_compare_exchange_n((p), (expected), (desired), true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
+
+/* A number that no other live thread has; one instruction where the thread pointer is a register. */
+SMI_INLINE uintptr_t smi_self(void) {
+#if defined(__x86_64__) && defined(__linux__) && !defined(__ILP32__)
+    uintptr_t self;
+    __asm__("movq %%fs:0, %0" : "=r"(self));
+    return self;
+#elif defined(__i386__) && defined(__linux__)
+    uintptr_t self;
+    __asm__("movl %%gs:0, %0" : "=r"(self));
+    return self;
+#elif defined(__aarch64__) && !defined(_WIN32)
+    return (uintptr_t)__builtin_thread_pointer();
+#elif defined(_WIN32)
+    return (uintptr_t)NtCurrentTeb();
+#else
+    static __thread char me;
+    return (uintptr_t)&me;
+#endif
+}
+
+#ifdef _WIN32
+typedef SRWLOCK smi_lock;
+#define SMI_LOCK_INIT SRWLOCK_INIT
+static void smi_lock_init(smi_lock *lock) { InitializeSRWLock(lock); }
+static void smi_lock_take(smi_lock *lock) { AcquireSRWLockExclusive(lock); }
+static void smi_lock_give(smi_lock *lock) { ReleaseSRWLockExclusive(lock); }
+#else
+typedef pthread_mutex_t smi_lock;
+#define SMI_LOCK_INIT PTHREAD_MUTEX_INITIALIZER
+static void smi_lock_init(smi_lock *lock) { pthread_mutex_init(lock, NULL); }
+static void smi_lock_take(smi_lock *lock) { pthread_mutex_lock(lock); }
+static void smi_lock_give(smi_lock *lock) { pthread_mutex_unlock(lock); }
+#endif
+
+/* What each thread has of its own. */
+typedef struct smi_thread {
+    sagemem_heap *heap;          /* its default heap, NULL until first used */
+    bool reclaiming;             /* inside the reclaim chain: it is not entered again */
+    uint64_t fail_at, fail_seen; /* sagemem_check_failures: the point that fails (0: not testing), points met */
+    sagemem_error error;
+} smi_thread;
+static __thread smi_thread smi_mine;
+
+/* True when this call is the one that is to fail. */
+static bool smi_os_fails(void) {
+    if (SMI_LIKELY(smi_mine.fail_at == 0)) return false;
+    if (++smi_mine.fail_seen != smi_mine.fail_at) return false;
+    errno = ENOMEM;
+    return true;
+}
+
+#ifdef _WIN32
+static int smi_os_error(void) { return (int)GetLastError(); }
+
+static size_t smi_os_page_size(void) {
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwPageSize;
+}
+
+/* Addresses; memory only after smi_os_commit. */
+static void *smi_os_reserve(size_t size) { return smi_os_fails() ? NULL : VirtualAlloc(NULL, size, MEM_RESERVE, PAGE_READWRITE); }
+static bool smi_os_commit(void *pages, size_t size) { return !smi_os_fails() && VirtualAlloc(pages, size, MEM_COMMIT, PAGE_READWRITE) != NULL; }
+static void smi_os_purge(void *pages, size_t size) { VirtualFree(pages, size, MEM_DECOMMIT); }
+static void smi_os_release(void *pages, size_t size) {
+    (void)size;
+    VirtualFree(pages, 0, MEM_RELEASE);
+}
+
+/* Committed, zeroed pages at a multiple of alignment. */
+static void *smi_os_map(size_t size, size_t alignment) {
+    for (int attempt = 0; attempt < 8; attempt++) {
+        if (smi_os_fails()) return NULL;
+        char *at = (char *)VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+        if (at == NULL || ((uintptr_t)at & (alignment - 1)) == 0) return at;
+        VirtualFree(at, 0, MEM_RELEASE);
+        /* A range cannot be trimmed here: find an address with room to spare, and ask for the aligned one in it. */
+        char *wide = (char *)VirtualAlloc(NULL, size + alignment, MEM_RESERVE, PAGE_READWRITE);
+        if (wide == NULL) return NULL;
+        char *fit = (char *)(((uintptr_t)wide + alignment - 1) & ~(uintptr_t)(alignment - 1));
+        VirtualFree(wide, 0, MEM_RELEASE);
+        at = (char *)VirtualAlloc(fit, size, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+        if (at != NULL) return at; /* else another thread was faster: once more */
+    }
+    return NULL;
+}
+
+static void *smi_os_remap(void *pages, size_t old_size, size_t new_size) {
+    (void)pages, (void)old_size, (void)new_size;
+    return NULL;
+}
+
+static uint64_t smi_os_now_ns(void) {
+    LARGE_INTEGER count, frequency;
+    QueryPerformanceCounter(&count);
+    QueryPerformanceFrequency(&frequency);
+    uint64_t ticks = (uint64_t)count.QuadPart, per_second = (uint64_t)frequency.QuadPart;
+    return ticks / per_second * 1000000000u + ticks % per_second * 1000000000u / per_second;
+}
+static uint64_t smi_os_now_ms(void) { return GetTickCount64(); }
+static void smi_os_sleep_ms(uint32_t ms) { Sleep(ms); }
+
+static uint64_t smi_os_total_memory(uint64_t *available) {
+    MEMORYSTATUSEX status;
+    status.dwLength = sizeof status;
+    if (!GlobalMemoryStatusEx(&status)) return 0;
+    *available = status.ullAvailPhys;
+    return status.ullTotalPhys;
+}
+/* K32GetProcessMemoryInfo's structure, so that psapi.h need not be included. */
+typedef struct smi_psapi_counters {
+    DWORD size, page_faults;
+    SIZE_T peak_resident, resident, rest[6];
+} smi_psapi_counters;
+static uint64_t smi_os_resident(void) {
+    typedef BOOL(WINAPI * info_fn)(HANDLE, smi_psapi_counters *, DWORD);
+    smi_psapi_counters counters;
+    memset(&counters, 0, sizeof counters);
+    counters.size = sizeof counters;
+    info_fn get = (info_fn)(void (*)(void))GetProcAddress(GetModuleHandleA("kernel32.dll"), "K32GetProcessMemoryInfo");
+    return get != NULL && get(GetCurrentProcess(), &counters, sizeof counters) ? counters.resident : 0;
+}
+static uint64_t smi_os_address_limit(void) { return UINT64_MAX; }
+
+static DWORD smi_os_exit_slot = FLS_OUT_OF_INDEXES;
+static void (*smi_os_exit_fn)(void);
+static void WINAPI smi_os_exit_call(void *value) {
+    if (value != NULL) smi_os_exit_fn();
+}
+static void smi_os_at_thread_exit(void (*exit_fn)(void)) {
+    smi_os_exit_fn = exit_fn;
+    smi_os_exit_slot = FlsAlloc(smi_os_exit_call);
+}
+static void smi_os_watch_thread(void) { FlsSetValue(smi_os_exit_slot, &smi_mine); }
+static void smi_os_at_fork(void (*before)(void), void (*parent)(void), void (*child)(void)) { (void)before, (void)parent, (void)child; }
+
+static INIT_ONCE smi_os_once_flag = INIT_ONCE_STATIC_INIT;
+static void (*smi_os_once_fn)(void);
+static BOOL CALLBACK smi_os_once_call(INIT_ONCE *once, void *parameter, void **context) {
+    (void)once, (void)parameter, (void)context;
+    smi_os_once_fn();
+    return TRUE;
+}
+static void smi_os_once(void (*init_fn)(void)) {
+    smi_os_once_fn = init_fn; /* always the same function */
+    InitOnceExecuteOnce(&smi_os_once_flag, smi_os_once_call, NULL, NULL);
+}
+
+typedef HANDLE smi_os_thread;
+static void (*smi_os_thread_fn)(void);
+static DWORD WINAPI smi_os_thread_main(void *unused) {
+    (void)unused;
+    smi_os_thread_fn();
+    return 0;
+}
+static bool smi_os_thread_start(smi_os_thread *thread, void (*main_fn)(void)) {
+    smi_os_thread_fn = main_fn;
+    if (smi_os_fails()) return false;
+    *thread = CreateThread(NULL, 0, smi_os_thread_main, NULL, 0, NULL);
+    return *thread != NULL;
+}
+static void smi_os_thread_join(smi_os_thread thread) {
+    WaitForSingleObject(thread, INFINITE);
+    CloseHandle(thread);
+}
+static uint64_t smi_os_random(void) {
+    LARGE_INTEGER count;
+    QueryPerformanceCounter(&count);
+    return ((uint64_t)count.QuadPart ^ (uint64_t)GetCurrentProcessId() << 32 ^ (uint64_t)(uintptr_t)&count) * 0x9E3779B97F4A7C15u;
+}
+
+/* A file made for its pages alone: the system deletes it when it is closed. */
+typedef struct smi_os_file {
+    HANDLE handle, mapping;
+} smi_os_file;
+static void *smi_os_file_map(smi_os_file *file, const char *path, size_t size) {
+    if (smi_os_fails()) return NULL;
+    file->handle = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, NULL);
+    if (file->handle == INVALID_HANDLE_VALUE) return NULL;
+    file->mapping = CreateFileMappingA(file->handle, NULL, PAGE_READWRITE, (DWORD)((uint64_t)size >> 32), (DWORD)size, NULL);
+    void *at = file->mapping != NULL ? MapViewOfFile(file->mapping, FILE_MAP_WRITE, 0, 0, size) : NULL;
+    if (at != NULL) return at;
+    if (file->mapping != NULL) CloseHandle(file->mapping);
+    CloseHandle(file->handle);
+    return NULL;
+}
+static void smi_os_file_unmap(smi_os_file *file, const char *path, void *at, size_t size) {
+    (void)path, (void)size;
+    UnmapViewOfFile(at);
+    CloseHandle(file->mapping);
+    CloseHandle(file->handle);
+}
+static bool smi_os_file_purge(void *pages, size_t size) {
+    (void)pages, (void)size;
+    return false;
+}
+static void *smi_os_huge_map(size_t size, size_t page_size) {
+    (void)size, (void)page_size; /* needs a privilege that programs do not have */
+    return NULL;
+}
+static void smi_os_huge_advise(void *pages, size_t size) { (void)pages, (void)size; }
+static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_policy policy) {
+    (void)pages, (void)size, (void)node, (void)policy;
+    return false;
+}
+
+#else /* POSIX */
+
+static int smi_os_error(void) { return errno; }
+
+static size_t smi_os_page_size(void) {
+    long size = sysconf(_SC_PAGESIZE);
+    return size > 0 ? (size_t)size : 4096;
+}
+
+static void *smi_os_map_anywhere(size_t size) {
+    if (smi_os_fails()) return NULL;
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | SMI_MAP_ANONYMOUS | SMI_MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* Zeroed pages at a multiple of alignment: more than needed, then both ends cut off. */
+static void *smi_os_map(size_t size, size_t alignment) {
+    char *at = (char *)smi_os_map_anywhere(size);
+    if (at == NULL || ((uintptr_t)at & (alignment - 1)) == 0) return at;
+    munmap(at, size);
+    if (size + alignment < size) return NULL;
+    at = (char *)smi_os_map_anywhere(size + alignment);
+    if (at == NULL) return NULL;
+    char *fit = (char *)(((uintptr_t)at + alignment - 1) & ~(uintptr_t)(alignment - 1));
+    if (fit > at) munmap(at, (size_t)(fit - at));
+    if (at + alignment > fit) munmap(fit + size, (size_t)(at + alignment - fit));
+    return fit;
+}
+
+/* Addresses that cost nothing until they are touched; commit has nothing to do here. */
+static void *smi_os_reserve(size_t size) { return smi_os_map(size, 65536); }
+static bool smi_os_commit(void *pages, size_t size) {
+    (void)pages, (void)size;
+    return true;
+}
+/* The pages read as zero from now on. */
+static void smi_os_purge(void *pages, size_t size) {
+#ifdef __linux__
+    if (madvise(pages, size, MADV_DONTNEED) == 0) return;
+    memset(pages, 0, size); /* locked pages cannot go, but the promise holds */
+#else
+    mmap(pages, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | SMI_MAP_ANONYMOUS | SMI_MAP_NORESERVE, -1, 0);
+#endif
+}
+static void smi_os_release(void *pages, size_t size) { munmap(pages, size); }
+
+/* Grows or shrinks a mapping, moving its page tables instead of its bytes; NULL: it is as before. */
+static void *smi_os_remap(void *pages, size_t old_size, size_t new_size) {
+#if defined(__linux__) && defined(SYS_mremap)
+    if (smi_os_fails()) return NULL;
+    long at = syscall(SYS_mremap, pages, old_size, new_size, 1L /* MREMAP_MAYMOVE */, 0L);
+    return at == -1 ? NULL : (void *)at;
+#else
+    (void)pages, (void)old_size, (void)new_size;
+    return NULL;
+#endif
+}
+
+static uint64_t smi_os_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+/* Coarse where the system has such a clock: a few nanoseconds, a few milliseconds of error. */
+static uint64_t smi_os_now_ms(void) {
+    struct timespec now;
+#ifdef CLOCK_MONOTONIC_COARSE
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
+    return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+static void smi_os_sleep_ms(uint32_t ms) {
+    struct timespec t;
+    t.tv_sec = (time_t)(ms / 1000u);
+    t.tv_nsec = (long)(ms % 1000u) * 1000000L;
+    nanosleep(&t, NULL);
+}
+
+/* Reads a small file whole, as a string; false if it is not there. No stdio: that would allocate. */
+static bool smi_os_read_text(const char *path, char *text, size_t size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    size_t got = 0;
+    for (;;) {
+        ssize_t n = read(fd, text + got, size - 1 - got);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        got += (size_t)n;
+    }
+    close(fd);
+    text[got] = '\0';
+    return got > 0;
+}
+
+#ifdef __linux__
+/* "MemTotal:   123 kB" of /proc/meminfo, in bytes. */
+static uint64_t smi_os_meminfo(const char *text, const char *key) {
+    const char *at = strstr(text, key);
+    return at != NULL ? strtoull(at + strlen(key), NULL, 10) * 1024u : 0;
+}
+#endif
+static uint64_t smi_os_total_memory(uint64_t *available) {
+#ifdef __linux__
+    char text[4096];
+    if (smi_os_read_text("/proc/meminfo", text, sizeof text)) {
+        *available = smi_os_meminfo(text, "MemAvailable:");
+        return smi_os_meminfo(text, "MemTotal:");
+    }
+#endif
+    long pages = sysconf(_SC_PHYS_PAGES);
+    uint64_t total = pages > 0 ? (uint64_t)pages * smi_os_page_size() : 0;
+    *available = total;
+    return total;
+}
+static uint64_t smi_os_resident(void) {
+#ifdef __linux__
+    char text[128];
+    if (smi_os_read_text("/proc/self/statm", text, sizeof text)) {
+        const char *second = strchr(text, ' ');
+        if (second != NULL) return strtoull(second, NULL, 10) * smi_os_page_size();
+    }
+#endif
+    return 0;
+}
+static uint64_t smi_os_address_limit(void) {
+#ifdef RLIMIT_AS
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) return (uint64_t)limit.rlim_cur;
+#endif
+    return UINT64_MAX;
+}
+
+static pthread_key_t smi_os_exit_key;
+static void (*smi_os_exit_fn)(void);
+static void smi_os_exit_call(void *value) {
+    (void)value;
+    smi_os_exit_fn();
+}
+static void smi_os_at_thread_exit(void (*exit_fn)(void)) {
+    smi_os_exit_fn = exit_fn;
+    pthread_key_create(&smi_os_exit_key, smi_os_exit_call);
+}
+static void smi_os_watch_thread(void) { pthread_setspecific(smi_os_exit_key, &smi_mine); }
+static void smi_os_at_fork(void (*before)(void), void (*parent)(void), void (*child)(void)) { pthread_atfork(before, parent, child); }
+
+static pthread_once_t smi_os_once_flag = PTHREAD_ONCE_INIT;
+static void smi_os_once(void (*init_fn)(void)) { pthread_once(&smi_os_once_flag, init_fn); }
+
+typedef pthread_t smi_os_thread;
+static void (*smi_os_thread_fn)(void);
+static void *smi_os_thread_main(void *unused) {
+    smi_os_thread_fn();
+    return unused;
+}
+static bool smi_os_thread_start(smi_os_thread *thread, void (*main_fn)(void)) {
+    smi_os_thread_fn = main_fn;
+    return !smi_os_fails() && pthread_create(thread, NULL, smi_os_thread_main, NULL) == 0;
+}
+static void smi_os_thread_join(smi_os_thread thread) { pthread_join(thread, NULL); }
+
+static uint64_t smi_os_random(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t mix = (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 30 ^ (uint64_t)getpid() << 48 ^ (uint64_t)(uintptr_t)&now;
+    mix = (mix ^ mix >> 31) * 0x9E3779B97F4A7C15u; /* 2^64 / golden ratio: Knuth, TAOCP 3, 6.4 */
+    return mix ^ mix >> 29;
+}
+
+/* A file made for its pages alone. */
+typedef struct smi_os_file {
+    int fd;
+} smi_os_file;
+static void *smi_os_file_map(smi_os_file *file, const char *path, size_t size) {
+    if (smi_os_fails()) return NULL;
+    file->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (file->fd < 0) return NULL;
+    void *at = MAP_FAILED;
+    if ((uint64_t)size <= (uint64_t)INT64_MAX && !smi_os_fails() && ftruncate(file->fd, (off_t)size) == 0)
+        at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file->fd, 0);
+    if (at != MAP_FAILED) return at;
+    int reason = errno;
+    close(file->fd);
+    unlink(path);
+    errno = reason;
+    return NULL;
+}
+static void smi_os_file_unmap(smi_os_file *file, const char *path, void *at, size_t size) {
+    munmap(at, size);
+    close(file->fd);
+    unlink(path);
+}
+/* A hole in the file: the pages read as zero and take no room; false where the file system cannot. */
+static bool smi_os_file_purge(void *pages, size_t size) {
+#if defined(__linux__) && defined(MADV_REMOVE)
+    return madvise(pages, size, MADV_REMOVE) == 0;
+#else
+    (void)pages, (void)size;
+    return false;
+#endif
+}
+
+/* Pages of that size from the system's pool, or NULL when there are none; page_size 0: the system's default. */
+static void *smi_os_huge_map(size_t size, size_t page_size) {
+#if defined(__linux__) && defined(MAP_HUGETLB)
+    int shift = page_size != 0 ? (int)sizeof(long long) * 8 - 1 - __builtin_clzll((unsigned long long)page_size) : 0;
+    if (smi_os_fails()) return NULL;
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | SMI_MAP_ANONYMOUS | MAP_HUGETLB | shift << 26, -1, 0);
+    return at == MAP_FAILED ? NULL : at; /* 26: MAP_HUGE_SHIFT */
+#else
+    (void)size, (void)page_size;
+    return NULL;
+#endif
+}
+static void smi_os_huge_advise(void *pages, size_t size) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    (void)madvise(pages, size, MADV_HUGEPAGE); /* a wish: ordinary pages do as well */
+#else
+    (void)pages, (void)size;
+#endif
+}
+static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_policy policy) {
+#if defined(__linux__) && defined(SYS_mbind)
+    static const unsigned long modes[] = {1 /* MPOL_PREFERRED */, 2 /* MPOL_BIND */, 3 /* MPOL_INTERLEAVE */};
+    enum { SMI_WORD_BITS = 8 * (int)sizeof(unsigned long), SMI_NODE_WORDS = 1024 / SMI_WORD_BITS };
+    unsigned long mask[SMI_NODE_WORDS];
+    memset(mask, policy == SAGEMEM_NUMA_INTERLEAVE ? 0xFF : 0, sizeof mask);
+    if (policy != SAGEMEM_NUMA_INTERLEAVE) mask[node / SMI_WORD_BITS] = 1ul << (node % SMI_WORD_BITS);
+    return syscall(SYS_mbind, pages, size, modes[policy], mask, 1025L, 0L) == 0;
+#else
+    (void)pages, (void)size, (void)node, (void)policy;
+    return false;
+#endif
+}
+#endif /* POSIX */
+
+/* What Valgrind and AddressSanitizer are told. `watched` heaps take no path that bypasses these. */
+#ifdef SMI_VALGRIND
+static bool smi_on_valgrind;
+static void smi_quiet_begin(void) {
+    if (smi_on_valgrind) VALGRIND_DISABLE_ERROR_REPORTING;
+}
+static void smi_quiet_end(void) {
+    if (smi_on_valgrind) VALGRIND_ENABLE_ERROR_REPORTING;
+}
+#else
+static void smi_quiet_begin(void) {}
+static void smi_quiet_end(void) {}
+#endif
+
+static bool smi_os_watched(void) {
+#ifdef SMI_VALGRIND
+    smi_on_valgrind = RUNNING_ON_VALGRIND != 0;
+    if (smi_on_valgrind) return true;
+#endif
+#ifdef SMI_ASAN
+    return true;
+#else
+    return false;
+#endif
+}
+
+/* Nobody but the library may touch these bytes. */
+static void smi_watch_shut(const void *at, size_t size) {
+#ifdef SMI_ASAN
+    __asan_poison_memory_region((void const volatile *)at, size);
+#endif
+#ifdef SMI_VALGRIND
+    if (smi_on_valgrind) (void)VALGRIND_MAKE_MEM_NOACCESS(at, size);
+#endif
+    (void)at, (void)size;
+}
+/* These bytes are ordinary memory again, before they go back to the system or to their owner. */
+static void smi_watch_open(const void *at, size_t size) {
+#ifdef SMI_ASAN
+    __asan_unpoison_memory_region((void const volatile *)at, size);
+#endif
+#ifdef SMI_VALGRIND
+    if (smi_on_valgrind) (void)VALGRIND_MAKE_MEM_DEFINED(at, size);
+#endif
+    (void)at, (void)size;
+}
+static void smi_watch_alloc(const void *block, size_t size, bool zeroed) {
+#ifdef SMI_ASAN
+    __asan_unpoison_memory_region((void const volatile *)block, size);
+#endif
+#ifdef SMI_VALGRIND
+    if (smi_on_valgrind) VALGRIND_MALLOCLIKE_BLOCK(block, size, 0, zeroed);
+#endif
+    (void)block, (void)size, (void)zeroed;
+}
+static void smi_watch_free(const void *block, size_t size) {
+#ifdef SMI_ASAN
+    __asan_poison_memory_region((void const volatile *)block, size);
+#endif
+#ifdef SMI_VALGRIND
+    if (smi_on_valgrind) VALGRIND_FREELIKE_BLOCK(block, 0);
+#endif
+    (void)block, (void)size;
+}
+
+/* ==========================================================================
+ * >>log  Status names, the last error, the logger and the fault handler.
+ *        Nothing here allocates: a failure must be able to speak.
+ * ========================================================================== */
+
+/* Locks of the whole process, in the order in which they may be taken: registry, then a shared heap's
+ * use lock, then one heap's lock, then stats, system, span, meta; a child heap's lock before its parent's. */
+static smi_lock smi_registry_lock = SMI_LOCK_INIT; /* heaps, tags, reclaimers, settings of the process */
+static smi_lock smi_stats_lock = SMI_LOCK_INIT;    /* what was published for peaks */
+static smi_lock smi_system_lock = SMI_LOCK_INIT;   /* blocks of SAGEMEM_HEAP_SYSTEM */
+static smi_lock smi_span_lock = SMI_LOCK_INIT;     /* regions, page map, obituaries */
+static smi_lock smi_meta_lock = SMI_LOCK_INIT;     /* the library's own structures */
+
+static void (*smi_log_fn)(void *ctx, sagemem_log_level level, const char *message);
+static void *smi_log_ctx;
+static void (*smi_fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error);
+static void *smi_fault_ctx;
+
+SAGEMEM_PRINTF(2, 3) static void smi_log(sagemem_log_level level, const char *format, ...) {
+    char message[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    if (smi_log_fn != NULL) smi_log_fn(smi_log_ctx, level, message);
+    else if (level >= SAGEMEM_LOG_WARNING) fprintf(stderr, "sagemem: %s\n", message);
+}
+
+static void smi_set_error(sagemem_status status, int os_error, const char *call, const char *format, va_list args) {
+    sagemem_error *error = &smi_mine.error;
+    error->status = status;
+    error->os_error = os_error;
+    error->call = call;
+    vsnprintf(error->message, sizeof error->message, format, args);
+}
+
+/* Notes an ordinary failure of the calling thread and returns its status. */
+SAGEMEM_PRINTF(4, 5) static sagemem_status smi_fail(sagemem_status status, int os_error, const char *call, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    smi_set_error(status, os_error, call, format, args);
+    va_end(args);
+    return status;
+}
+
+/* Misuse or corruption: the handler decides whether the program goes on. */
+SAGEMEM_PRINTF(4, 5) SMI_NOINLINE sagemem_status smi_fault(sagemem_fault_kind kind, sagemem_status status, const char *call, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    smi_set_error(status, 0, call, format, args);
+    va_end(args);
+    sagemem_error copy = smi_mine.error; /* the handler may call the library */
+    if (smi_fault_fn != NULL) {
+        smi_fault_fn(smi_fault_ctx, kind, &copy);
+        smi_mine.error = copy;
+        return status;
+    }
+    smi_log(SAGEMEM_LOG_ERROR, "%s: %s: %s", kind == SAGEMEM_MISUSE ? "misuse" : "corruption", call, copy.message);
+    abort();
+}
+
+SAGEMEM_API const char *sagemem_status_name(sagemem_status status) {
+    static const char *const names[] = {
+        "SAGEMEM_OK",          "SAGEMEM_E_ARGUMENT", "SAGEMEM_E_NOMEM",     "SAGEMEM_E_LIMIT",
+        "SAGEMEM_E_IO",        "SAGEMEM_E_FULL",     "SAGEMEM_E_EMPTY",     "SAGEMEM_E_TIMEOUT",
+        "SAGEMEM_E_STALE",     "SAGEMEM_E_CORRUPT",  "SAGEMEM_E_FOREIGN",   "SAGEMEM_E_BUSY",
+        "SAGEMEM_E_CLOSED",    "SAGEMEM_E_UNSUPPORTED", "SAGEMEM_E_NOT_FOUND", "SAGEMEM_E_TOO_BIG",
+    };
+    return (size_t)status < sizeof names / sizeof names[0] ? names[status] : "SAGEMEM_E_UNKNOWN";
+}
+
+SAGEMEM_API const sagemem_error *sagemem_last_error(void) {
+    if (smi_mine.error.call == NULL) smi_mine.error.call = "";
+    return &smi_mine.error;
+}
+
+SAGEMEM_API void sagemem_set_logger(void (*log_fn)(void *ctx, sagemem_log_level level, const char *message), void *ctx) {
+    smi_log_fn = log_fn;
+    smi_log_ctx = ctx;
+}
+
+SAGEMEM_API void sagemem_set_fault_handler(void (*fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error), void *ctx) {
+    smi_fault_fn = fault_fn;
+    smi_fault_ctx = ctx;
+}
+
+#ifndef SAGEMEM_STATIC
+SAGEMEM_API const char *sagemem_version_0_1(void) { return SAGEMEM_VERSION; }
+#endif
+
+/* ==========================================================================
+ * Structures. Everything that describes memory lies apart from the memory it
+ * describes, so that an overflow cannot reach it; the exceptions are the word
+ * in front of a block in a chunk and the links inside free blocks.
+ *
+ *   process -- heap -- scope -- scope        each a struct sagemem_heap ("domain")
+ *               |  \
+ *               |   `- pages: slab | chunk | huge, each a struct smi_page
+ *               `- heap (child)
+ *
+ *   page map:  address / 16 KiB  ->  smi_page, for every page of every heap
+ * ========================================================================== */
+
+enum {
+    SMI_GRANULE = 16384, /* unit of pages and of the page map: the smallest slab page, the page size of Apple's arm64 */
+    SMI_GRANULE_SHIFT = 14,
+    SMI_LEAF_SHIFT = 17, /* entries in a leaf of the page map: 1 MiB of addresses for 2 GiB */
+    SMI_SMALL_MAX = 8192, /* largest block of a slab page */
+    SMI_EXACT_MAX = 1024, /* classes are multiples of 16 up to here, then 32 to a doubling (3 % apart) */
+    SMI_CLASSES = 161,
+    SMI_SLAB_MAX = 65536,          /* largest slab page */
+    SMI_CHUNK_MAX = 1 << 20,       /* largest chunk */
+    SMI_CHUNK_BLOCK_MAX = 1 << 18, /* blocks above have pages of their own */
+    SMI_LISTS = 124,               /* free lists of a chunk domain, see smi_list_of */
+    SMI_SPAN_MAX = 1 << 24,        /* spans above are mappings of their own, grown with mremap */
+    SMI_KEEP_MAX = 1 << 20,        /* bytes of empty pages a heap keeps, and of spare chunks */
+    SMI_TAGS = SAGEMEM_TAG_MAX + 1,
+    SMI_GROUP = 16, /* records are made for this many neighbouring tags at once */
+    SMI_GROUPS = SMI_TAGS / SMI_GROUP,
+    SMI_RARE = 1024, /* counters that decide when a (tag, class) gets slab pages */
+    SMI_NAME_MAX = 64,
+    SMI_RECLAIMERS = 64
+};
+
+typedef enum smi_kind { SMI_META, SMI_SLAB, SMI_CHUNK, SMI_HUGE, SMI_SPARE, SMI_DEAD } smi_kind;
+typedef enum smi_origin { SMI_FROM_REGION, SMI_FROM_SYSTEM, SMI_FROM_SOURCE } smi_origin;
+
+/* A free block of a slab page: proof = next ^ address ^ key. Writing over either word breaks the proof, and a
+ * block that carries a proof is not handed out: double frees and late writes are seen without a walk. */
+typedef struct smi_cell {
+    struct smi_cell *next;
+    uintptr_t proof;
+} smi_cell;
+
+typedef enum smi_slab_state { SMI_SLAB_CURRENT, SMI_SLAB_FULL, SMI_SLAB_QUEUED, SMI_SLAB_EMPTY } smi_slab_state;
+
+/* One page. The first line of 64 bytes is what alloc and free of a slab block touch. */
+typedef struct smi_page {
+    uintptr_t owner; /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
+    smi_cell *cells; /* slab: free blocks */
+    uintptr_t key;   /* slab: see smi_cell */
+    char *start;     /* slab: first block; chunk: first byte; huge: the block */
+    uint64_t inverse; /* slab: 2^64 / block_size, rounded up: offset * inverse < inverse iff it is a multiple (Lemire 2019) */
+    uint32_t limit;  /* slab: bytes of blocks handed out or threaded so far */
+    uint32_t total;  /* slab: blocks ever handed out, less `folded` */
+    uint32_t freed;  /* slab: of these, given back by the owner; total - freed - remote count are in use */
+    uint32_t trigger; /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
+    uint32_t block_size;  /* slab */
+    uint16_t capacity;    /* slab: blocks */
+    uint16_t class_index; /* slab */
+    /* second line: other threads write here */
+    uint32_t remote; /* slab: freed by other threads: count << 16 | index of the first + 1 */
+    uint32_t huge_state; /* huge: 0 live, 1 freed by another thread */
+    struct sagemem_heap *domain;
+    struct smi_page *next, *prev;             /* slab: the class's queue (circular); dead: list */
+    struct smi_page *domain_next, *domain_prev; /* all pages of a domain; slab pages: of its tag's record */
+    struct smi_page *remote_next; /* slab: in the heap's list of pages with remote frees */
+    char *base;      /* the span */
+    size_t bytes;    /* its size */
+    char *top;       /* chunk: end of the formatted part */
+    smi_u64 folded;  /* slab: blocks handed out before `total` was last reset */
+    size_t size;     /* huge: usable bytes */
+    const char *file; /* huge: site; dead, spare: kind of the scope */
+    uint64_t id;     /* dead, spare: id of the scope */
+    int line;
+    uint32_t references; /* dead: page map entries */
+    sagemem_tag tag;
+    uint8_t kind, origin, state;
+    bool on_huge_pages;
+    const char *name; /* dead: the heap's, interned */
+} smi_page;
+
+/* Slab pages of one tag in one heap. */
+typedef struct smi_bins {
+    smi_page *current[SMI_CLASSES]; /* never NULL: smi_no_page stands for none */
+    smi_page *queue[SMI_CLASSES];   /* pages with free blocks, oldest first; circular */
+    uint32_t pages[SMI_CLASSES];
+} smi_bins;
+
+/* What one tag has in one domain. The first four count blocks that have a header (chunk, huge, system) and all
+ * that slab pages counted before they went; they only grow, and a reader takes the frees first: never negative. */
+typedef struct smi_record {
+    smi_u64 free_bytes, free_blocks;
+    smi_u64 remote_bytes, remote_blocks; /* freed by other threads, not yet collected by the owner */
+    smi_u64 alloc_bytes, alloc_blocks;
+    smi_u64 gone_bytes, gone_blocks; /* allocated in child heaps that have ended; nothing of it is in use */
+    smi_page *slabs;
+    /* Peaks: of the four above where the domain is exact, else of what was last seen and published. */
+    smi_u64 seen_bytes, seen_blocks; /* the domain's own */
+    smi_u64 kids_bytes, kids_blocks; /* published by child heaps */
+    smi_u64 peak, peak_blocks;
+    smi_u64 at_peak; /* bytes at the domain's peak, once they have changed since: then epoch is the domain's */
+    smi_u64 epoch;
+} smi_record;
+typedef struct smi_group {
+    smi_record record[SMI_GROUP];
+} smi_group;
+
+/* held <= limit at every moment. reserved is part of held. */
+typedef struct smi_budget {
+    struct smi_budget *up;
+    smi_u64 held, peak, limit, reserved;
+} smi_budget;
+
+typedef struct smi_cleanup {
+    struct smi_cleanup *next;
+    void (*fn)(void *ctx);
+    void *ctx;
+} smi_cleanup;
+
+typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
+
+struct sagemem_heap {
+    uintptr_t owner; /* thread; 0: none; SMI_ANY: shared */
+    uintptr_t magic; /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
+    struct sagemem_heap *top; /* innermost open scope, or itself */
+    smi_bins **bins; /* by tag; NULL entries do not exist: smi_no_bins */
+    uint32_t bins_count;
+    bool fast;  /* slab pages, short paths */
+    bool slab;  /* slab pages */
+    bool bump;  /* scope: freed small blocks stay apart, for the exact size */
+    bool exact; /* peaks are kept with every block */
+    char *bump_at, *bump_end; /* chunk domain: room at the end of `chunk` */
+    smi_page *chunk;
+    uint64_t salt; /* of this domain's block headers */
+    struct smi_page *remote_pages; /* slab pages with blocks freed by others */
+    void *remote_blocks;           /* headered blocks freed by others, linked through their first word */
+    smi_u64 sum, peak, epoch; /* bytes in use, now if exact, else as last seen; most at once; number of that peak */
+    uint64_t scope_seen;      /* of sum: what the open scope had when it was last seen */
+    struct sagemem_heap *chain; /* the domain that counts this one's blocks too, with every block; or NULL */
+    smi_lock lock; /* lists of pages, records and scopes, against readers */
+    smi_lock use_lock; /* shared: one thread at a time */
+    /* identity */
+    struct sagemem_heap *base; /* the heap; itself unless a scope */
+    struct sagemem_heap *outer, *inner; /* enclosing and enclosed domain */
+    struct sagemem_heap *left; /* outermost scopes that a dead thread left open, linked by sibling_next */
+    struct sagemem_heap *parent, *children, *sibling_next, *sibling_prev;
+    const char *name; /* heap: its name; scope: its kind */
+    uint64_t id;
+    uint32_t flags, purge_delay_ms;
+    uint32_t pre, post; /* bytes in front of a block's header, and behind the block */
+    bool is_default, has_source, frozen, trim_wanted, ending, orphan;
+    sagemem_source source;
+    smi_budget budget;
+    /* memory */
+    uint64_t list_map[2];
+    smi_free_block *lists[SMI_LISTS];
+    smi_page *pages; /* chunk and huge pages; slab pages hang on their records */
+    smi_page *spares; /* chunks of ended scopes */
+    size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
+    smi_u64 header_bytes, huge_page_bytes;
+    uint32_t page_count, events;
+    smi_u64 scopes;
+    struct sagemem_heap *ended, *unused; /* heap: the scope that ended last; scope structures to reuse */
+    uint64_t began_ns, duration_ns;
+    smi_cleanup *cleanups;
+    void *quarantine_first, *quarantine_last;
+    size_t quarantine_bytes;
+    void *system_blocks;
+    uint16_t *rare;
+    struct smi_hand *hands; /* see sagemem_allocator_for */
+    uint32_t groups_end;
+    smi_group *group[SMI_GROUPS]; /* last: it outlives the reuse of a scope's structure */
+};
+typedef struct sagemem_heap smi_domain;
+
+static const uintptr_t SMI_ANY = 1;
+static const uintptr_t SMI_MAGIC = (uintptr_t)0x5A6E3E3D9C1B7F25u, SMI_ENDED = (uintptr_t)0x1D0E2A77C35B9E61u;
+
+static smi_domain smi_process; /* totals, limit and children: the heaps without a parent */
+static bool smi_watched;       /* Valgrind or AddressSanitizer looks on */
+static uint64_t smi_secret;
+static size_t smi_os_page;
+
+/* ==========================================================================
+ * >>budget  The tree of limits: scope -> heap -> parent heap -> process.
+ * ========================================================================== */
+
+/* Takes at most n from the reserve; what it gives is already part of held, here and above. */
+static uint64_t smi_budget_draw(smi_budget *b, uint64_t n) {
+    smi_u64 reserved = SMI_LOAD(&b->reserved);
+    uint64_t take;
+    do take = reserved < n ? reserved : n;
+    while (take != 0 && !SMI_CAS(&b->reserved, &reserved, reserved - take));
+    return take;
+}
+
+static bool smi_budget_add(smi_budget *b, uint64_t n) {
+    smi_u64 held = SMI_LOAD(&b->held);
+    do {
+        uint64_t limit = SMI_LOAD(&b->limit);
+        if (held + n < held || (limit != 0 && held + n > limit)) return false;
+    } while (!SMI_CAS(&b->held, &held, held + n));
+    smi_u64 peak = SMI_LOAD(&b->peak);
+    while (peak < held + n && !SMI_CAS(&b->peak, &peak, held + n)) {}
+    return true;
+}
+
+/* Charges n bytes here and everywhere above, or nowhere. `cached` of them are counted in the process already:
+ * they come out of its cache of free pages. *met: the budget whose limit would be exceeded. */
+static bool smi_charge(smi_budget *b, uint64_t n, uint64_t cached, smi_budget **met) {
+    if (b->up == NULL && cached > 0) {
+        if (cached >= n) {
+            SMI_ATOMIC_SUB(&b->held, cached - n);
+            return true;
+        }
+        n -= cached;
+    }
+    uint64_t drawn = smi_budget_draw(b, n);
+    if (n > drawn && !smi_budget_add(b, n - drawn)) {
+        *met = b;
+    } else {
+        if (b->up == NULL || (n == drawn && cached == 0) || smi_charge(b->up, n - drawn, cached, met)) return true;
+        SMI_ATOMIC_SUB(&b->held, n - drawn);
+    }
+    SMI_ATOMIC_ADD(&b->reserved, drawn);
+    return false;
+}
+
+/* Gives n bytes back, up to but not including `stop`. */
+static void smi_uncharge(smi_budget *b, uint64_t n, const smi_budget *stop) {
+    for (; b != stop; b = b->up) SMI_ATOMIC_SUB(&b->held, n);
+}
+
+static smi_domain *smi_budget_domain(smi_budget *b) {
+    return (smi_domain *)(void *)((char *)b - offsetof(struct sagemem_heap, budget));
+}
+
+static sagemem_status smi_fail_limit(const char *call, smi_budget *met, uint64_t n) {
+    const smi_domain *d = smi_budget_domain(met);
+    const char *what = d == &smi_process ? "process" : d->base == d ? "heap" : "scope";
+    return smi_fail(SAGEMEM_E_LIMIT, 0, call, "%s '%s' holds %llu bytes and may hold %llu: %llu more are over its limit; free memory, raise it with %s, or add a reclaimer", what,
+                    d->name, (unsigned long long)SMI_LOAD(&met->held), (unsigned long long)SMI_LOAD(&met->limit), (unsigned long long)n,
+                    d->base == d || d == &smi_process ? "sagemem_limit_set" : "sagemem_scope_limit");
+}
+
+static sagemem_status smi_fail_system(const char *call, uint64_t n) {
+    return smi_fail(SAGEMEM_E_NOMEM, smi_os_error(), call, "the system gave no %llu bytes (%s); free memory, or raise the limit of the job (ulimit -v, cgroup)", (unsigned long long)n,
+                    strerror(smi_os_error()));
+}
+
+/* ==========================================================================
+ * >>pages  The library's own structures, the page map, regions, spans.
+ * ========================================================================== */
+
+/* -- The page map: two levels over the lower 48 bits of an address. Leaves are made when a page first needs
+ *    them, cost what is touched of them (8 bytes for 16 KiB) and stay. */
+
+#if UINTPTR_MAX > 0xFFFFFFFFu
+enum { SMI_ROOT = 1 << (48 - SMI_GRANULE_SHIFT - SMI_LEAF_SHIFT) };
+#else
+enum { SMI_ROOT = 2 };
+#endif
+static smi_page **smi_map_root[SMI_ROOT];
+
+/* The page that an address lies in, or NULL. Any pointer at all; takes no lock. */
+SMI_INLINE smi_page *smi_lookup(const void *pointer) {
+    uintptr_t granule = (uintptr_t)pointer >> SMI_GRANULE_SHIFT;
+    if (SMI_UNLIKELY(granule >> SMI_LEAF_SHIFT >= SMI_ROOT)) return NULL;
+    smi_page **leaf = __atomic_load_n(&smi_map_root[granule >> SMI_LEAF_SHIFT], __ATOMIC_ACQUIRE);
+    if (SMI_UNLIKELY(leaf == NULL)) return NULL;
+    /* acquire: pairs with the release in smi_map_set, so that the page's fields are seen */
+    return __atomic_load_n(&leaf[granule & ((1u << SMI_LEAF_SHIFT) - 1)], __ATOMIC_ACQUIRE);
+}
+
+/* Makes the leaves for a range; any thread. */
+static bool smi_map_prepare(const char *base, size_t bytes) {
+    uintptr_t first = (uintptr_t)base >> (SMI_GRANULE_SHIFT + SMI_LEAF_SHIFT);
+    uintptr_t last = ((uintptr_t)base + bytes - 1) >> (SMI_GRANULE_SHIFT + SMI_LEAF_SHIFT);
+    for (uintptr_t i = first; i <= last; i++) {
+        if (i >= SMI_ROOT) {
+            errno = EFAULT; /* above 48 bits: no system hands these out unasked */
+            return false;
+        }
+        if (SMI_LOAD_ACQUIRE(&smi_map_root[i]) != NULL) continue;
+        size_t size = sizeof(smi_page *) << SMI_LEAF_SHIFT;
+        smi_page **leaf = (smi_page **)smi_os_map(size, SMI_GRANULE), **none = NULL;
+        if (leaf == NULL) return false;
+        /* release: whoever finds the leaf finds it zeroed */
+        if (!__atomic_compare_exchange_n(&smi_map_root[i], &none, leaf, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) smi_os_release(leaf, size);
+    }
+    return true;
+}
+
+SMI_INLINE smi_page **smi_map_entry(uintptr_t granule) { return &smi_map_root[granule >> SMI_LEAF_SHIFT][granule & ((1u << SMI_LEAF_SHIFT) - 1)]; }
+
+static smi_page *smi_dead_unused; /* obituaries that no entry of the map names any more */
+
+/* Enters a page for a prepared range. Under smi_span_lock. */
+static void smi_map_set(const char *base, size_t bytes, smi_page *page) {
+    uintptr_t first = (uintptr_t)base >> SMI_GRANULE_SHIFT, end = first + (bytes + SMI_GRANULE - 1) / SMI_GRANULE;
+    for (uintptr_t i = first; i < end; i++) {
+        smi_page **entry = smi_map_entry(i);
+        smi_page *old = SMI_LOAD(entry);
+        if (old != NULL && old->kind == SMI_DEAD && --old->references == 0) {
+            old->next = smi_dead_unused;
+            smi_dead_unused = old;
+        }
+        if (page != NULL && page->kind == SMI_DEAD) page->references++;
+        SMI_STORE_RELEASE(entry, page);
+    }
+}
+
+/* How much of a span the map covers: all of it, but only the first granule of a huge block, so that the cost does
+ * not grow with its size. (Two huge blocks of the system never start in the same granule: they are larger.) */
+static size_t smi_map_bytes(const smi_page *page) { return page->kind == SMI_HUGE ? 1 : page->bytes; }
+
+/* -- Meta memory: structures of the library. Never given back to the system, but used again by size. It is
+ *    charged to the process alone. Under smi_meta_lock. */
+
+enum { SMI_META_CLASSES = 28, SMI_META_BLOCK = 262144 };
+typedef struct smi_meta_cell {
+    struct smi_meta_cell *next;
+} smi_meta_cell;
+static smi_meta_cell *smi_meta_free_list[SMI_META_CLASSES];
+static char *smi_meta_at, *smi_meta_end;
+static smi_u64 smi_meta_bytes;
+static smi_page smi_meta_page; /* what the page map shows for all of it: a pointer into it can be read */
+
+/* Multiples of 64 up to 1 KiB, then powers of two. */
+static int smi_meta_class(size_t *size) {
+    if (*size <= 1024) {
+        *size = (*size + 63) & ~(size_t)63;
+        return (int)(*size / 64) - 1;
+    }
+    int shift = (int)sizeof(unsigned long long) * 8 - __builtin_clzll((unsigned long long)(*size - 1));
+    *size = (size_t)1 << shift;
+    return 16 + shift - 11;
+}
+
+/* Entered without smi_span_lock, which the caller may hold: nobody else names these granules, now or later. */
+static void smi_map_set_meta(const char *base, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += SMI_GRANULE) SMI_STORE_RELEASE(smi_map_entry((uintptr_t)(base + i) >> SMI_GRANULE_SHIFT), &smi_meta_page);
+}
+
+static void *smi_meta_grow(size_t size) {
+    size_t block = size > SMI_META_BLOCK / 4 ? size : (size_t)SMI_META_BLOCK;
+    smi_budget *met = NULL;
+    if (!smi_charge(&smi_process.budget, block, 0, &met)) {
+        smi_fail_limit("sagemem", met, block);
+        return NULL;
+    }
+    char *at = (char *)smi_os_map(block, SMI_GRANULE);
+    if (at == NULL || !smi_map_prepare(at, block)) {
+        smi_fail_system("sagemem", block);
+        if (at != NULL) smi_os_release(at, block);
+        smi_uncharge(&smi_process.budget, block, NULL);
+        return NULL;
+    }
+    smi_map_set_meta(at, block);
+    SMI_ADD(&smi_meta_bytes, block);
+    if (block == size) return at;
+    smi_meta_at = at + size; /* what was left of the block before is forgotten: at most a quarter of one */
+    smi_meta_end = at + block;
+    return at;
+}
+
+/* Zeroed; size at most 64 MiB. NULL: E_NOMEM or E_LIMIT is set. */
+static void *smi_meta_alloc(size_t size) {
+    int index = smi_meta_class(&size);
+    smi_lock_take(&smi_meta_lock);
+    void *at = smi_meta_free_list[index];
+    if (at != NULL) {
+        smi_meta_free_list[index] = smi_meta_free_list[index]->next;
+    } else if (size <= (size_t)(smi_meta_end - smi_meta_at)) {
+        at = smi_meta_at;
+        smi_meta_at += size;
+    } else {
+        at = smi_meta_grow(size);
+    }
+    smi_lock_give(&smi_meta_lock);
+    if (at != NULL) memset(at, 0, size);
+    return at;
+}
+
+static void smi_meta_free(void *at, size_t size) {
+    if (at == NULL) return;
+    int index = smi_meta_class(&size);
+    smi_lock_take(&smi_meta_lock);
+    smi_meta_cell *cell = (smi_meta_cell *)at;
+    cell->next = smi_meta_free_list[index];
+    smi_meta_free_list[index] = cell;
+    smi_lock_give(&smi_meta_lock);
+}
+
+/* -- Regions: ranges of addresses from which spans of 16 KiB to 16 MiB are cut by bitmap. A granule is free
+ *    or used, and dirty once it was used: dirty free granules are the process-wide cache. Under smi_span_lock. */
+
+typedef struct smi_region {
+    struct smi_region *next;
+    char *base;
+    size_t granules, free, hint; /* no free granule lies below hint */
+    uint64_t *used, *dirty;
+    uint64_t expires_ms; /* when the dirty free granules go back; UINT64_MAX: never */
+    size_t dirty_free;   /* granules that are dirty and free */
+    const sagemem_source *source; /* buffer, file: whose; NULL: the system */
+} smi_region;
+static smi_region *smi_regions;
+
+static bool smi_bit(const uint64_t *map, size_t i) { return map[i / 64] >> (i % 64) & 1; }
+static void smi_bits_set(uint64_t *map, size_t from, size_t n) {
+    for (size_t i = from; i < from + n; i++) map[i / 64] |= (uint64_t)1 << (i % 64);
+}
+static void smi_bits_clear(uint64_t *map, size_t from, size_t n) {
+    for (size_t i = from; i < from + n; i++) map[i / 64] &= ~((uint64_t)1 << (i % 64));
+}
+
+static bool smi_region_init(smi_region *r, char *base, size_t granules) {
+    size_t words = (granules + 63) / 64;
+    uint64_t *maps = (uint64_t *)smi_meta_alloc(2 * words * sizeof(uint64_t));
+    if (maps == NULL) return false;
+    r->base = base;
+    r->granules = r->free = granules;
+    r->used = maps;
+    r->dirty = maps + words;
+    return true;
+}
+
+/* The first run of n free granules at or after `hint`; granules when there is none. */
+static size_t smi_region_find(const smi_region *r, size_t n) {
+    size_t run = 0;
+    for (size_t i = r->hint; i < r->granules; i++) {
+        if (run == 0 && i % 64 == 0 && r->used[i / 64] == UINT64_MAX) {
+            i += 63;
+        } else if (smi_bit(r->used, i)) {
+            run = 0;
+        } else if (++run == n) {
+            return i + 1 - n;
+        }
+    }
+    return r->granules;
+}
+
+static size_t smi_region_dirty(const smi_region *r, size_t at, size_t n) {
+    size_t dirty = 0;
+    for (size_t i = at; i < at + n; i++) dirty += smi_bit(r->dirty, i);
+    return dirty;
+}
+
+/* Marks [at, at + n) used; the caller has made sure that it is free. */
+static void smi_region_take(smi_region *r, size_t at, size_t n) {
+    r->dirty_free -= smi_region_dirty(r, at, n);
+    smi_bits_set(r->used, at, n);
+    smi_bits_set(r->dirty, at, n);
+    r->free -= n;
+    if (at == r->hint) r->hint = at + n;
+}
+
+static void smi_region_give(smi_region *r, size_t at, size_t n) {
+    smi_bits_clear(r->used, at, n);
+    r->dirty_free += n;
+    r->free += n;
+    if (at < r->hint) r->hint = at;
+}
+
+/* Gives the dirty free granules of [at, at + n) back to the system; returns how many there were. */
+static size_t smi_region_purge(smi_region *r, size_t at, size_t n) {
+    size_t purged = 0;
+    for (size_t i = at; i < at + n && r->dirty_free > 0;) {
+        size_t run = 0;
+        while (i + run < at + n && smi_bit(r->dirty, i + run) && !smi_bit(r->used, i + run)) run++;
+        if (run > 0) {
+            char *pages = r->base + i * SMI_GRANULE;
+            smi_watch_open(pages, run * SMI_GRANULE); /* they will be somebody else's */
+            if (r->source == NULL) smi_os_purge(pages, run * SMI_GRANULE);
+            else if (!smi_os_file_purge(pages, run * SMI_GRANULE)) return purged;
+            smi_bits_clear(r->dirty, i, run);
+            r->dirty_free -= run;
+            purged += run;
+        }
+        i += run + 1;
+    }
+    return purged;
+}
+
+/* Purges every region whose time has come, or all of them; bytes given back. Under smi_span_lock. */
+static uint64_t smi_regions_purge(uint64_t now_ms, bool all) {
+    uint64_t bytes = 0;
+    for (smi_region *r = smi_regions; r != NULL; r = r->next) {
+        if (r->dirty_free == 0 || (!all && now_ms < r->expires_ms)) continue;
+        bytes += (uint64_t)smi_region_purge(r, 0, r->granules) * SMI_GRANULE;
+        r->expires_ms = 0;
+    }
+    SMI_ATOMIC_SUB(&smi_process.budget.held, bytes);
+    return bytes;
+}
+
+/* A new region: 256 MiB of addresses, or half of that and so on where the system refuses (ulimit -v, Valgrind). */
+static smi_region *smi_region_create(size_t least_bytes) {
+    size_t bytes = sizeof(void *) > 4 ? (size_t)256 << 20 : (size_t)16 << 20;
+    char *base = NULL;
+    for (; base == NULL && bytes >= least_bytes && bytes >= ((size_t)1 << 18); bytes /= 2) {
+        base = (char *)smi_os_reserve(bytes);
+        if (base != NULL) break;
+    }
+    if (base == NULL) return NULL;
+    smi_region *r = (smi_region *)smi_meta_alloc(sizeof *r);
+    if (r == NULL || !smi_region_init(r, base, bytes / SMI_GRANULE)) {
+        smi_meta_free(r, sizeof *r);
+        smi_os_release(base, bytes);
+        return NULL;
+    }
+    r->next = smi_regions;
+    smi_regions = r;
+    return r;
+}
+
+static smi_region *smi_region_of(const char *at) {
+    for (smi_region *r = smi_regions; r != NULL; r = r->next)
+        if (at >= r->base && at < r->base + r->granules * SMI_GRANULE) return r;
+    return NULL;
+}
+
+/* -- Spans: pages for a domain, charged to it and to everything above. ----------------------------------- */
+
+/* A run of granules out of a region; charged. Under smi_span_lock. */
+static char *smi_span_from_region(smi_domain *d, size_t bytes, bool *zeroed, smi_budget **met) {
+    size_t n = bytes / SMI_GRANULE, at = 0;
+    smi_region *r = smi_regions;
+    for (; r != NULL; r = r->next) {
+        at = r->free >= n ? smi_region_find(r, n) : r->granules;
+        if (at < r->granules) break;
+    }
+    if (r == NULL) {
+        r = smi_region_create(bytes);
+        if (r == NULL) return NULL;
+        at = 0;
+    }
+    uint64_t cached = (uint64_t)smi_region_dirty(r, at, n) * SMI_GRANULE;
+    if (!smi_charge(&d->budget, bytes, cached, met)) return NULL;
+    char *base = r->base + at * SMI_GRANULE;
+    if (cached < bytes && !smi_os_commit(base, bytes)) {
+        smi_uncharge(&d->budget, bytes, &smi_process.budget);
+        SMI_ATOMIC_SUB(&smi_process.budget.held, bytes - cached);
+        return NULL;
+    }
+    *zeroed = cached == 0;
+    smi_region_take(r, at, n);
+    return base;
+}
+
+/* A span that the regions cannot give: a mapping of its own, or the heap's own source; charged. */
+static char *smi_span_from_outside(smi_domain *d, size_t bytes, size_t alignment, smi_budget **met) {
+    if (!smi_charge(&d->budget, bytes, 0, met)) return NULL;
+    const smi_domain *heap = d->base;
+    char *base = NULL;
+    if (heap->has_source) {
+        if (!smi_os_fails()) base = (char *)heap->source.map_fn(heap->source.ctx, bytes, alignment);
+        if (base == NULL) errno = ENOMEM;
+    } else {
+        base = (char *)smi_os_map(bytes, alignment);
+    }
+    if (base == NULL) smi_uncharge(&d->budget, bytes, NULL);
+    return base;
+}
+
+/* Sizes are rounded to what the origin deals in. 0: overflow. */
+static size_t smi_span_round(const smi_domain *d, size_t bytes) {
+    size_t unit = (size_t)SMI_GRANULE;
+    if (d->base->has_source && d->base->source.page_size > unit) unit = d->base->source.page_size;
+    else if (!d->base->has_source && bytes > SMI_SPAN_MAX) unit = smi_os_page;
+    return bytes > SIZE_MAX - unit ? 0 : (bytes + unit - 1) & ~(unit - 1);
+}
+
+static void smi_span_free(smi_domain *d, smi_page *page);
+
+static bool smi_source_gave_huge(const sagemem_source *source);
+
+/* A new page of the domain, in the page map and on no list. NULL: E_LIMIT or E_NOMEM is set, nothing changed. */
+static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t bytes, size_t alignment, bool *zeroed, const char *call) {
+    size_t asked = bytes;
+    bytes = smi_span_round(d, bytes);
+    if (bytes == 0) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", asked);
+        return NULL;
+    }
+    smi_page *page = (smi_page *)smi_meta_alloc(sizeof *page);
+    if (page == NULL) return NULL;
+    bool region = !d->base->has_source && bytes <= SMI_SPAN_MAX && alignment <= SMI_GRANULE;
+    if (alignment < SMI_GRANULE) alignment = SMI_GRANULE;
+    smi_budget *met = NULL;
+    smi_lock_take(&smi_span_lock);
+    char *base = NULL;
+    *zeroed = true;
+    for (int attempt = 0; attempt < 2 && base == NULL; attempt++) {
+        met = NULL;
+        base = region ? smi_span_from_region(d, bytes, zeroed, &met) : NULL;
+        if (base == NULL && met == NULL) {
+            base = smi_span_from_outside(d, bytes, alignment, &met);
+            page->origin = (uint8_t)(d->base->has_source ? SMI_FROM_SOURCE : SMI_FROM_SYSTEM);
+        } else {
+            page->origin = SMI_FROM_REGION;
+        }
+        if (base == NULL && smi_regions_purge(0, true) == 0) break; /* free pages of the cache may make room */
+    }
+    page->kind = (uint8_t)kind;
+    page->base = base;
+    page->bytes = bytes;
+    page->domain = d;
+    bool mapped = base != NULL && smi_map_prepare(base, smi_map_bytes(page));
+    if (mapped) smi_map_set(base, smi_map_bytes(page), page);
+    smi_lock_give(&smi_span_lock);
+    if (mapped) {
+        if (d->base->has_source && ((uintptr_t)base & (alignment - 1)) != 0) {
+            smi_span_free(d, page);
+            smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source of heap '%s' gave pages at %p, not at a multiple of %zu", d->base->name, (void *)base, alignment);
+            return NULL;
+        }
+        page->on_huge_pages = d->base->has_source && smi_source_gave_huge(&d->base->source);
+        if (page->on_huge_pages) SMI_ADD(&d->base->huge_page_bytes, bytes);
+        if (smi_watched) smi_watch_shut(base, bytes);
+        return page;
+    }
+    if (base != NULL) {
+        int reason = errno;
+        page->kind = SMI_META; /* not in the map */
+        smi_span_free(d, page);
+        errno = reason;
+    } else {
+        smi_meta_free(page, sizeof *page);
+    }
+    if (met != NULL) smi_fail_limit(call, met, bytes);
+    else smi_fail_system(call, bytes);
+    return NULL;
+}
+
+/* What a pointer into pages that are gone is told: the heap's name and, for a scope, its kind and id. */
+static smi_page *smi_obituary(const smi_domain *d, const smi_page *page) {
+    smi_page *dead = smi_dead_unused;
+    if (dead != NULL) smi_dead_unused = dead->next;
+    else dead = (smi_page *)smi_meta_alloc(sizeof *dead);
+    if (dead == NULL) return NULL; /* then such a pointer is foreign */
+    memset(dead, 0, sizeof *dead);
+    dead->kind = SMI_DEAD;
+    dead->name = d->base->name;
+    dead->tag = page->kind == SMI_CHUNK || page->kind == SMI_SPARE ? (sagemem_tag)SAGEMEM_TAG_SAME : page->tag;
+    dead->start = page->start;
+    dead->state = d->base->ending;
+    if (page->kind == SMI_SPARE) {
+        dead->file = page->file;
+        dead->id = page->id;
+    } else if (d->base != d) {
+        dead->file = d->name;
+        dead->id = d->id;
+    }
+    return dead;
+}
+
+/* Gives a page's memory back: to its region, its source or the system. The page is on no list any more. */
+static void smi_span_free(smi_domain *d, smi_page *page) {
+    smi_domain *heap = d->base;
+    if (page->on_huge_pages) SMI_SUB(&heap->huge_page_bytes, page->bytes);
+    smi_lock_take(&smi_span_lock);
+    if (page->kind != SMI_META) {
+        smi_page *dead = smi_obituary(d, page);
+        smi_map_set(page->base, smi_map_bytes(page), dead);
+    }
+    if (page->origin == SMI_FROM_REGION) {
+        smi_region *r = smi_region_of(page->base);
+        size_t at = (size_t)(page->base - r->base) / SMI_GRANULE, n = page->bytes / SMI_GRANULE;
+        smi_uncharge(&d->budget, page->bytes, &smi_process.budget); /* the process holds it as long as it is dirty */
+        smi_region_give(r, at, n);
+        uint64_t now = smi_os_now_ms();
+        if (heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW) {
+            SMI_ATOMIC_SUB(&smi_process.budget.held, (uint64_t)smi_region_purge(r, at, n) * SMI_GRANULE);
+        } else {
+            uint64_t expires = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER ? UINT64_MAX : now + heap->purge_delay_ms;
+            if (expires > r->expires_ms) r->expires_ms = expires;
+        }
+        smi_regions_purge(now, false);
+    } else {
+        if (smi_watched) smi_watch_open(page->base, page->bytes);
+        if (page->origin == SMI_FROM_SOURCE) heap->source.unmap_fn(heap->source.ctx, page->base, page->bytes);
+        else smi_os_release(page->base, page->bytes);
+        smi_uncharge(&d->budget, page->bytes, NULL);
+    }
+    smi_lock_give(&smi_span_lock);
+    smi_meta_free(page, sizeof *page);
+}
+
+/* ==========================================================================
+ * >>heap  Tags, scopes, blocks, accounting, validation.
+ *
+ *   tags and names - records and counting - peaks - chunks - slab pages -
+ *   huge blocks - system blocks - what a pointer is - blocks freed by others -
+ *   allocation - free - the public calls
+ * ========================================================================== */
+
+static void smi_init(void);
+static void smi_start(void) { smi_os_once(smi_init); }
+
+/* -- Tags and names. Under smi_registry_lock; names are never freed, so readers need no lock. ---------------- */
+
+typedef struct smi_name {
+    struct smi_name *next;
+    char text[SMI_NAME_MAX];
+} smi_name;
+static smi_name *smi_names[256];
+static const char *smi_tag_names[SMI_TAGS];
+static uint32_t smi_tags_named = SAGEMEM_TAG_USER_MAX + 1; /* next number to give out */
+
+/* FNV-1a (Fowler, Noll, Vo), of at most the bytes that count. */
+static uint32_t smi_hash_text(const char *text) {
+    uint32_t hash = 2166136261u;
+    for (int i = 0; i < SMI_NAME_MAX - 1 && text[i] != '\0'; i++) hash = (hash ^ (unsigned char)text[i]) * 16777619u;
+    return hash;
+}
+
+/* The one copy of a name, cut at 63 bytes; NULL: E_NOMEM is set. Each distinct name costs 128 bytes for ever. */
+static const char *smi_intern(const char *text) {
+    smi_name **list = &smi_names[smi_hash_text(text) % 256];
+    for (smi_name *n = *list; n != NULL; n = n->next)
+        if (strncmp(n->text, text, SMI_NAME_MAX - 1) == 0) return n->text;
+    smi_name *n = (smi_name *)smi_meta_alloc(sizeof *n);
+    if (n == NULL) return NULL;
+    strncpy(n->text, text, SMI_NAME_MAX - 1); /* the last byte stays 0 */
+    n->next = *list;
+    *list = n;
+    return n->text;
+}
+
+/* The tag with this (interned) name, or SAGEMEM_UNTAGGED. */
+static sagemem_tag smi_tag_find(const char *name) {
+    for (uint32_t i = 1; i < smi_tags_named; i++)
+        if (smi_tag_names[i] == name) return (sagemem_tag)i;
+    return SAGEMEM_UNTAGGED;
+}
+
+SAGEMEM_API sagemem_tag sagemem_tag_named(const char *name) {
+    static bool said_full;
+    const char *call = "sagemem_tag_named";
+    smi_start();
+    if (name == NULL || name[0] == '\0') {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a tag needs a name: pass text such as \"Physics/Cooling\"");
+        return SAGEMEM_UNTAGGED;
+    }
+    smi_lock_take(&smi_registry_lock);
+    const char *own = smi_intern(name);
+    sagemem_tag tag = own != NULL ? smi_tag_find(own) : (sagemem_tag)SAGEMEM_UNTAGGED;
+    bool full = own != NULL && tag == SAGEMEM_UNTAGGED && smi_tags_named == SMI_TAGS;
+    if (own != NULL && tag == SAGEMEM_UNTAGGED && !full) {
+        tag = (sagemem_tag)smi_tags_named++;
+        SMI_STORE_RELEASE(&smi_tag_names[tag], own);
+    }
+    bool say = full && !said_full;
+    said_full |= full;
+    smi_lock_give(&smi_registry_lock);
+    if (full) smi_fail(SAGEMEM_E_FULL, 0, call, "all %d tags have names, '%s' counts as untagged; use fewer names, not one for each object", SAGEMEM_TAG_MAX, name);
+    if (say) smi_log(SAGEMEM_LOG_WARNING, "%s", smi_mine.error.message);
+    return tag;
+}
+
+SAGEMEM_API sagemem_status sagemem_tag_define(sagemem_tag tag, const char *name) {
+    const char *call = "sagemem_tag_define";
+    smi_start();
+    if (tag == SAGEMEM_UNTAGGED || tag > SAGEMEM_TAG_USER_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is not one of 1 ... %d; start the enum at 1, or use sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
+    if (name == NULL || name[0] == '\0') return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u needs a name: pass text such as \"Physics/Cooling\"", tag);
+    smi_lock_take(&smi_registry_lock);
+    const char *own = smi_intern(name);
+    sagemem_status status = SAGEMEM_OK;
+    if (own == NULL) status = smi_mine.error.status;
+    else if (smi_tag_names[tag] != NULL && smi_tag_names[tag] != own)
+        status = smi_fail(SAGEMEM_E_BUSY, 0, call, "tag %u is '%s' already, not '%s'; give each tag one name", tag, smi_tag_names[tag], own);
+    else if (smi_tag_find(own) != SAGEMEM_UNTAGGED && smi_tag_find(own) != tag)
+        status = smi_fail(SAGEMEM_E_BUSY, 0, call, "'%s' is tag %u already, not %u; give each name one tag", own, smi_tag_find(own), tag);
+    else SMI_STORE_RELEASE(&smi_tag_names[tag], own);
+    smi_lock_give(&smi_registry_lock);
+    return status;
+}
+
+SAGEMEM_API const char *sagemem_tag_name(sagemem_tag tag) {
+    static const char *const unnamed = "tag out of range";
+    if (tag == SAGEMEM_UNTAGGED) return "untagged";
+    if (tag > SAGEMEM_TAG_MAX) return unnamed;
+    const char *name = SMI_LOAD_ACQUIRE(&smi_tag_names[tag]);
+    if (name != NULL) return name;
+    smi_start();
+    char text[16];
+    snprintf(text, sizeof text, "tag %u", tag);
+    smi_lock_take(&smi_registry_lock);
+    name = smi_intern(text); /* not entered in the table: the number may still get a name */
+    smi_lock_give(&smi_registry_lock);
+    return name != NULL ? name : unnamed;
+}
+
+/* -- Records and counting ------------------------------------------------------------------------------------ */
+
+SMI_INLINE smi_record *smi_record_find(const smi_domain *d, sagemem_tag tag) {
+    smi_group *group = SMI_LOAD_ACQUIRE(&d->group[tag / SMI_GROUP]); /* pairs with the publication below */
+    return group != NULL ? &group->record[tag % SMI_GROUP] : NULL;
+}
+
+/* The record, made if need be. Any thread: a child heap makes records in its parent. */
+static smi_record *smi_record_make(smi_domain *d, sagemem_tag tag) {
+    smi_record *found = smi_record_find(d, tag);
+    if (SMI_LIKELY(found != NULL)) return found;
+    smi_group *fresh = (smi_group *)smi_meta_alloc(sizeof *fresh), *none = NULL;
+    if (fresh == NULL) return NULL;
+    if (!__atomic_compare_exchange_n(&d->group[tag / SMI_GROUP], &none, fresh, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) smi_meta_free(fresh, sizeof *fresh);
+    uint32_t end = SMI_LOAD(&d->groups_end), want = tag / SMI_GROUP + 1u;
+    while (end < want && !SMI_CAS(&d->groups_end, &end, want)) {}
+    return smi_record_find(d, tag);
+}
+
+/* Makes the tag's record in every domain that counts a block of d. */
+static bool smi_records_ready(smi_domain *d, sagemem_tag tag) {
+    if (smi_record_make(d->base, tag) == NULL) return false; /* takes over the scope's totals */
+    for (; d != NULL; d = d->chain)
+        if (smi_record_make(d, tag) == NULL) return false;
+    return true;
+}
+
+/* The owner's view: blocks in other threads' hands-back list count until they are collected. */
+SMI_INLINE uint64_t smi_record_bytes(const smi_record *r) { return SMI_LOAD(&r->alloc_bytes) - SMI_LOAD(&r->free_bytes); }
+SMI_INLINE uint64_t smi_record_blocks(const smi_record *r) { return SMI_LOAD(&r->alloc_blocks) - SMI_LOAD(&r->free_blocks); }
+
+/* The composition of a peak is copied on write: a record saves its bytes when they first change after the peak. */
+SMI_INLINE void smi_record_touch(smi_domain *d, smi_record *r, uint64_t bytes) {
+    if (SMI_LOAD(&r->epoch) == SMI_LOAD(&d->epoch)) return;
+    SMI_STORE(&r->at_peak, bytes);
+    SMI_STORE(&r->epoch, SMI_LOAD(&d->epoch));
+}
+
+SMI_INLINE void smi_count_alloc(smi_domain *d, sagemem_tag tag, uint64_t bytes, uint64_t blocks) {
+    for (; d != NULL; d = d->chain) {
+        smi_record *r = &d->group[tag / SMI_GROUP]->record[tag % SMI_GROUP];
+        if (SMI_LOAD(&d->exact)) {
+            smi_record_touch(d, r, smi_record_bytes(r));
+            SMI_ADD(&d->sum, bytes);
+        }
+        SMI_ADD(&r->alloc_bytes, bytes);
+        SMI_ADD(&r->alloc_blocks, blocks);
+    }
+}
+
+/* A peak is noticed when the total first falls after it, not at every step of the climb. */
+SMI_INLINE void smi_count_free(smi_domain *d, sagemem_tag tag, uint64_t bytes, uint64_t blocks) {
+    for (; d != NULL; d = d->chain) {
+        smi_record *r = &d->group[tag / SMI_GROUP]->record[tag % SMI_GROUP];
+        if (SMI_LOAD(&d->exact)) {
+            uint64_t sum = SMI_LOAD(&d->sum);
+            if (sum > SMI_LOAD(&d->peak)) {
+                SMI_STORE(&d->peak, sum);
+                SMI_ADD(&d->epoch, 1);
+            }
+            SMI_STORE(&d->sum, sum - bytes);
+            uint64_t used = smi_record_bytes(r), count = smi_record_blocks(r);
+            smi_record_touch(d, r, used);
+            if (used > SMI_LOAD(&r->peak)) SMI_STORE(&r->peak, used);
+            if (count > SMI_LOAD(&r->peak_blocks)) SMI_STORE(&r->peak_blocks, count);
+        }
+        SMI_ADD(&r->free_bytes, bytes);
+        SMI_ADD(&r->free_blocks, blocks);
+    }
+}
+
+/* The tag's part of the domain's peak. */
+static uint64_t smi_record_at_peak(const smi_domain *d, const smi_record *r) {
+    bool settled = SMI_LOAD(&d->sum) <= SMI_LOAD(&d->peak) && SMI_LOAD(&r->epoch) == SMI_LOAD(&d->epoch);
+    if (settled) return SMI_LOAD(&r->at_peak);
+    return SMI_LOAD(&d->exact) ? smi_record_bytes(r) : SMI_LOAD(&r->seen_bytes) + SMI_LOAD(&r->kids_bytes);
+}
+
+/* A block freed by another thread is subtracted from the statistics at once, by that thread. */
+static void smi_count_remote(smi_domain *d, sagemem_tag tag, uint64_t bytes, bool collected) {
+    for (; d != NULL; d = d->chain) {
+        smi_record *r = smi_record_find(d, tag);
+        if (collected) {
+            SMI_ATOMIC_SUB(&r->remote_bytes, bytes);
+            SMI_ATOMIC_SUB(&r->remote_blocks, 1);
+        } else {
+            SMI_ATOMIC_ADD(&r->remote_bytes, bytes);
+            SMI_ATOMIC_ADD(&r->remote_blocks, 1);
+        }
+    }
+}
+
+/* Blocks in use in a slab page, whoever asks: the frees are read first. */
+static uint32_t smi_slab_used(const smi_page *page) {
+    uint32_t freed = SMI_LOAD_ACQUIRE(&page->freed), remote = SMI_LOAD_ACQUIRE(&page->remote) >> 16;
+    uint32_t used = SMI_LOAD(&page->total) - freed - remote;
+    return used <= page->capacity ? used : page->capacity;
+}
+
+typedef struct smi_sums {
+    uint64_t bytes, blocks, total_bytes, total_blocks;
+} smi_sums;
+
+static uint64_t smi_minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+static void smi_record_sum(const smi_record *r, smi_sums *s) {
+    uint64_t gone_bytes = SMI_LOAD_ACQUIRE(&r->free_bytes) + SMI_LOAD_ACQUIRE(&r->remote_bytes);
+    uint64_t gone_blocks = SMI_LOAD_ACQUIRE(&r->free_blocks) + SMI_LOAD_ACQUIRE(&r->remote_blocks);
+    uint64_t bytes = SMI_LOAD(&r->alloc_bytes), blocks = SMI_LOAD(&r->alloc_blocks);
+    s->bytes += smi_minus(bytes, gone_bytes);
+    s->blocks += smi_minus(blocks, gone_blocks);
+    s->total_bytes += bytes + SMI_LOAD(&r->gone_bytes);
+    s->total_blocks += blocks + SMI_LOAD(&r->gone_blocks);
+    for (const smi_page *page = r->slabs; page != NULL; page = page->domain_next) {
+        uint64_t used = smi_slab_used(page), ever = page->folded + SMI_LOAD(&page->total);
+        s->bytes += used * page->block_size;
+        s->blocks += used;
+        s->total_bytes += ever * page->block_size;
+        s->total_blocks += ever;
+    }
+}
+
+/* What a tag has in one domain and its open scopes, children not included. Under the heap's lock. */
+static void smi_domain_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
+    const smi_record *r = smi_record_find(d, tag);
+    if (r != NULL) smi_record_sum(r, s);
+    if (d->inner != NULL && d->inner->chain != d) smi_domain_sum(d->inner, tag, s);
+    for (const smi_domain *left = d->left; left != NULL; left = left->sibling_next)
+        if (left->chain != d) smi_domain_sum(left, tag, s);
+}
+
+/* -- Peaks of ordinary heaps, of heaps with children and of the process: seen when pages change hands. -------- */
+
+/* An account's peak is settled before anything in it changes. Under smi_stats_lock. */
+static void smi_account_settle(smi_domain *a) {
+    if (a->sum <= a->peak) return;
+    SMI_STORE(&a->peak, a->sum);
+    SMI_ADD(&a->epoch, 1);
+}
+
+static void smi_account_add(smi_domain *a, smi_record *r, bool own, uint64_t bytes, uint64_t blocks) {
+    smi_record_touch(a, r, r->seen_bytes + r->kids_bytes);
+    if (own) {
+        SMI_ADD(&r->seen_bytes, bytes); /* differences: modulo 2^64 */
+        SMI_ADD(&r->seen_blocks, blocks);
+    } else {
+        SMI_ADD(&r->kids_bytes, bytes);
+        SMI_ADD(&r->kids_blocks, blocks);
+    }
+    SMI_ADD(&a->sum, bytes);
+    if (r->seen_bytes + r->kids_bytes > r->peak) SMI_STORE(&r->peak, r->seen_bytes + r->kids_bytes);
+    if (r->seen_blocks + r->kids_blocks > r->peak_blocks) SMI_STORE(&r->peak_blocks, r->seen_blocks + r->kids_blocks);
+}
+
+/* A heap above whose record cannot be made is left out: its peak is then too small, its present counts are right. */
+static void smi_publish_tag(smi_domain *heap, sagemem_tag tag, smi_record *r, uint64_t bytes, uint64_t blocks) {
+    uint64_t more_bytes = bytes - r->seen_bytes, more_blocks = blocks - r->seen_blocks;
+    if (more_bytes == 0 && more_blocks == 0) return;
+    if (!heap->exact) {
+        smi_account_add(heap, r, true, more_bytes, more_blocks);
+    } else {
+        r->seen_bytes = bytes;
+        r->seen_blocks = blocks;
+    }
+    for (smi_domain *a = heap->parent; a != NULL; a = a->parent) {
+        smi_record *above = smi_record_make(a, tag);
+        if (above != NULL && !a->exact) smi_account_add(a, above, false, more_bytes, more_blocks);
+    }
+}
+
+/* Brings the peaks of the heap and of all above it up to date. at_scope_peak: count the outermost scope as it
+ * was at its own peak, which may lie between two looks. Under the heap's lock. */
+static void smi_publish(smi_domain *heap, bool at_scope_peak) {
+    const smi_domain *scope = heap->inner != NULL && heap->inner->chain != heap ? heap->inner : NULL;
+    smi_lock_take(&smi_stats_lock);
+    for (smi_domain *a = heap->exact ? heap->parent : heap; a != NULL; a = a->parent)
+        if (!a->exact) smi_account_settle(a);
+    heap->scope_seen = 0;
+    for (uint32_t t = 0; t < heap->groups_end * SMI_GROUP; t++) {
+        sagemem_tag tag = (sagemem_tag)t;
+        smi_record *r = smi_record_find(heap, tag); /* a scope's tags have one too: see smi_records_ready */
+        if (r == NULL) continue;
+        smi_sums now = {0, 0, 0, 0}, inside = {0, 0, 0, 0};
+        smi_domain_sum(heap, tag, &now);
+        const smi_record *in_scope = scope != NULL ? smi_record_find(scope, tag) : NULL;
+        if (in_scope != NULL) {
+            smi_record_sum(in_scope, &inside);
+            uint64_t counted = at_scope_peak ? smi_record_at_peak(scope, in_scope) : inside.bytes;
+            now.bytes += counted - inside.bytes;
+            heap->scope_seen += counted;
+        }
+        smi_publish_tag(heap, tag, r, now.bytes, now.blocks);
+    }
+    heap->events = 0;
+    smi_lock_give(&smi_stats_lock);
+}
+
+/* Called when a page of the heap changes hands or a slab page is exhausted. Looking costs a walk of the pages, so
+ * that is done once in pages/32 such events: the bound in the manual follows from this. Under the heap's lock. */
+static void smi_event(smi_domain *heap) {
+    if (++heap->events > heap->page_count / 32) smi_publish(heap, false);
+}
+
+/* From now on the heap has children: its peaks are those of an account. Under smi_registry_lock. */
+static void smi_account_begin(smi_domain *heap) {
+    if (heap == &smi_process || !heap->exact) return;
+    smi_lock_take(&heap->lock);
+    smi_publish(heap, false);
+    smi_lock_take(&smi_stats_lock);
+    SMI_STORE(&heap->exact, false);
+    uint64_t sum = 0;
+    for (uint32_t t = 0; t < heap->groups_end * SMI_GROUP; t++) {
+        const smi_record *r = smi_record_find(heap, (sagemem_tag)t);
+        if (r != NULL) sum += r->seen_bytes;
+    }
+    SMI_STORE(&heap->sum, sum);
+    smi_lock_give(&smi_stats_lock);
+    smi_lock_give(&heap->lock);
+}
+
+/* The domains of a heap in turn: itself, its open scopes, those that a dead thread left open. */
+static smi_domain *smi_domain_after(smi_domain *heap, smi_domain *d) {
+    if (d->inner != NULL) return d->inner;
+    while (d != heap && d->outer != heap) d = d->outer;
+    return d != heap && d->orphan ? d->sibling_next : heap->left;
+}
+
+/* -- Chunks: blocks of any size and tag, each behind one word. -------------------------------------------------
+ *
+ *   page->start                                             bump_at (top)        bump_end
+ *   |  pre | word | block ............ | pre | word | block ... |   not formatted   |
+ *          ^ header, = 8 modulo 16                  ^ 16-aligned
+ *
+ *   word:  guard 24 | previous is free 1 | state 3 | tag 16 | units of 16 bytes 20     (low bits last)
+ *   free:  word, next, prev (in the block), ..., units (in the last 8 bytes)
+ *
+ * `pre` is 0, or 48 bytes of smi_extra where sites or checks are wanted. The guard is a hash of address, units, tag
+ * and the domain's salt: an overflow breaks it, and so does a word that an ended scope left behind. In a heap free
+ * neighbours are merged; in a scope blocks up to 1 KiB wait apart for their exact size instead: it ends soon.
+ * States change by compare-and-swap where another thread may free the same block.
+ * ----------------------------------------------------------------------------------------------------------- */
+
+typedef enum smi_state { SMI_LIVE = 1, SMI_FREE, SMI_APART, SMI_REMOTE, SMI_QUARANTINED } smi_state;
+enum { SMI_UNITS_APART = 64, SMI_EXTRA = 48, SMI_RED_ZONE = 16 };
+static const uint64_t SMI_FIELDS = ((uint64_t)1 << 36) - 1, SMI_PREV_FREE = (uint64_t)1 << 39;
+static const uint64_t SMI_MIX = 0x9E3779B97F4A7C15u;
+
+/* Words inside pages. Where a tool watches, they lie in memory that nobody may touch. */
+SMI_PEEKS static uint64_t smi_get_quiet(const void *at) {
+    smi_quiet_begin();
+    uint64_t word = *(const volatile smi_u64 *)at;
+    smi_quiet_end();
+    return word;
+}
+SMI_PEEKS static void smi_set_quiet(void *at, uint64_t word) {
+    smi_quiet_begin();
+    *(volatile smi_u64 *)at = word;
+    smi_quiet_end();
+}
+SMI_INLINE uint64_t smi_get(const void *at) { return SMI_UNLIKELY(smi_watched) ? smi_get_quiet(at) : SMI_LOAD((const smi_u64 *)at); }
+SMI_INLINE void smi_set(void *at, uint64_t word) {
+    if (SMI_UNLIKELY(smi_watched)) smi_set_quiet(at, word);
+    else SMI_STORE((smi_u64 *)at, word);
+}
+SMI_PEEKS static bool smi_swap(void *at, uint64_t expected, uint64_t desired) {
+    smi_quiet_begin();
+    smi_u64 e = expected;
+    bool swapped = __atomic_compare_exchange_n((smi_u64 *)at, &e, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    smi_quiet_end();
+    return swapped;
+}
+/* Both words of a free slab block. */
+SMI_PEEKS static void smi_pair_quiet(void *at, uintptr_t first, uintptr_t second) {
+    smi_quiet_begin();
+    ((volatile uintptr_t *)at)[0] = first;
+    ((volatile uintptr_t *)at)[1] = second;
+    smi_quiet_end();
+}
+SMI_PEEKS static void smi_fill_quiet(void *at, int byte, size_t size) {
+    smi_quiet_begin();
+    volatile unsigned char *p = (volatile unsigned char *)at;
+    for (size_t i = 0; i < size; i++) p[i] = (unsigned char)byte;
+    smi_quiet_end();
+}
+/* The offset of the first byte that is not `byte`; size when all are. */
+SMI_PEEKS static size_t smi_scan_quiet(const void *at, int byte, size_t size) {
+    smi_quiet_begin();
+    const volatile unsigned char *p = (const volatile unsigned char *)at;
+    size_t i = 0;
+    while (i < size && p[i] == (unsigned char)byte) i++;
+    smi_quiet_end();
+    return i;
+}
+
+/* The words of smi_extra, in front of a header. */
+typedef enum smi_extra { SMI_X_CANARY, SMI_X_SIZE, SMI_X_FILE, SMI_X_FREE_FILE, SMI_X_NEXT, SMI_X_LINES } smi_extra;
+SMI_INLINE char *smi_extra_at(const char *header, smi_extra which) { return (char *)(uintptr_t)header - SMI_EXTRA + 8 * (int)which; }
+
+SMI_INLINE uint64_t smi_units(uint64_t word) { return word & 0xFFFFF; }
+SMI_INLINE sagemem_tag smi_word_tag(uint64_t word) { return (sagemem_tag)(word >> 20); }
+SMI_INLINE smi_state smi_word_state(uint64_t word) { return (smi_state)(word >> 36 & 7); }
+SMI_INLINE uint64_t smi_with_state(uint64_t word, smi_state state) { return (word & ~((uint64_t)7 << 36)) | (uint64_t)state << 36; }
+SMI_INLINE uint64_t smi_guard(const smi_domain *d, const char *header, uint64_t fields) {
+    return ((fields ^ (uint64_t)(uintptr_t)header << 16 ^ d->salt) * SMI_MIX) >> 40;
+}
+SMI_INLINE uint64_t smi_word(const smi_domain *d, const char *header, uint64_t units, sagemem_tag tag, smi_state state) {
+    uint64_t fields = units | (uint64_t)tag << 20;
+    return fields | (uint64_t)state << 36 | smi_guard(d, header, fields) << 40;
+}
+SMI_INLINE bool smi_word_good(const smi_domain *d, const char *header, uint64_t word) {
+    return word >> 40 == smi_guard(d, header, word & SMI_FIELDS) && smi_word_state(word) >= SMI_LIVE && smi_word_state(word) <= SMI_QUARANTINED;
+}
+
+/* Exact sizes up to 1 KiB, then four to a doubling. */
+SMI_INLINE unsigned smi_list_of(uint64_t units) {
+    if (units <= SMI_UNITS_APART) return (unsigned)units;
+    unsigned shift = 63u - (unsigned)__builtin_clzll(units);
+    return 65 + (shift - 6) * 4 + (unsigned)(units >> (shift - 2) & 3);
+}
+
+/* Links of a free block: its second and third word. */
+SMI_INLINE char *smi_link_get(const char *header, int which) { return (char *)(uintptr_t)smi_get(header + 8 + 8 * which); }
+SMI_INLINE void smi_link_set(char *header, int which, const char *to) { smi_set(header + 8 + 8 * which, (uint64_t)(uintptr_t)to); }
+
+static void smi_list_push(smi_domain *d, char *header, uint64_t units) {
+    unsigned i = smi_list_of(units);
+    char *first = (char *)d->lists[i];
+    smi_link_set(header, 0, first);
+    smi_link_set(header, 1, NULL);
+    if (first != NULL) smi_link_set(first, 1, header);
+    d->lists[i] = (smi_free_block *)(void *)header;
+    d->list_map[i / 64] |= (uint64_t)1 << (i % 64);
+}
+static void smi_list_remove(smi_domain *d, char *header, uint64_t units) {
+    unsigned i = smi_list_of(units);
+    char *next = smi_link_get(header, 0), *prev = smi_link_get(header, 1);
+    if (next != NULL) smi_link_set(next, 1, prev);
+    if (prev != NULL) smi_link_set(prev, 0, next);
+    else d->lists[i] = (smi_free_block *)(void *)next;
+    if (d->lists[i] == NULL) d->list_map[i / 64] &= ~((uint64_t)1 << (i % 64));
+}
+
+/* Least units of a block: the word, two links and the size at the end. */
+SMI_INLINE uint64_t smi_units_min(const smi_domain *d) { return (d->pre + 32u + 15u) / 16u; }
+SMI_INLINE char *smi_chunk_top(const smi_domain *d, const smi_page *page) { return page == d->chunk ? d->bump_at : page->top; }
+/* The header behind a block, or NULL at the end of the formatted part. */
+SMI_INLINE char *smi_next_header(const smi_domain *d, const smi_page *page, char *header, uint64_t units) {
+    char *next = header + units * 16;
+    return next - d->pre < smi_chunk_top(d, page) ? next : NULL;
+}
+
+/* Tells the block behind whether its neighbour is free; another thread may be freeing that block right now. */
+static void smi_mark_next(const smi_domain *d, const smi_page *page, char *header, uint64_t units, bool is_free) {
+    char *next = smi_next_header(d, page, header, units);
+    if (next == NULL) return;
+    for (;;) {
+        uint64_t word = smi_get(next), marked = is_free ? word | SMI_PREV_FREE : word & ~SMI_PREV_FREE;
+        if (word == marked || smi_swap(next, word, marked)) return;
+    }
+}
+
+/* Enters a mergeable free block whose neighbours are both in use. */
+static void smi_chunk_put(smi_domain *d, smi_page *page, char *header, uint64_t units) {
+    smi_set(header, smi_word(d, header, units, 0, SMI_FREE));
+    smi_set(header - d->pre + units * 16 - 8, units);
+    smi_list_push(d, header, units);
+    smi_mark_next(d, page, header, units, true);
+}
+
+/* Cuts a block that was taken off its list to `want` units; the rest, if it can be a block, is free again. */
+static uint64_t smi_chunk_cut(smi_domain *d, smi_page *page, char *header, uint64_t have, uint64_t want) {
+    if (have - want < smi_units_min(d)) {
+        smi_mark_next(d, page, header, have, false);
+        return have;
+    }
+    smi_chunk_put(d, page, header + want * 16, have - want);
+    return want;
+}
+
+/* Best fit among the mergeable free blocks; *units: what it has. */
+static char *smi_chunk_fit(smi_domain *d, uint64_t *units) {
+    unsigned i = smi_list_of(*units);
+    char *found = NULL;
+    int tries = 0;
+    for (char *h = (char *)d->lists[i]; h != NULL && tries < 8; h = smi_link_get(h, 0), tries++)
+        if (smi_units(smi_get(h)) >= *units && smi_word_state(smi_get(h)) == SMI_FREE) {
+            found = h;
+            break;
+        }
+    unsigned from = d->bump && i < SMI_UNITS_APART ? (unsigned)SMI_UNITS_APART : i; /* a scope's small ones are not mergeable */
+    for (unsigned w = (from + 1) / 64; found == NULL && w < 2; w++) {
+        uint64_t map = d->list_map[w];
+        if (w == (from + 1) / 64) map &= ~(uint64_t)0 << ((from + 1) % 64);
+        if (map != 0) found = (char *)d->lists[w * 64 + (unsigned)__builtin_ctzll(map)];
+    }
+    if (found == NULL) return NULL;
+    uint64_t have = smi_units(smi_get(found));
+    smi_list_remove(d, found, have);
+    *units = smi_chunk_cut(d, smi_lookup(found), found, have, *units);
+    return found;
+}
+
+/* The rest of the present chunk becomes a free block, or stays unformatted when it is too small. */
+static void smi_chunk_seal(smi_domain *d) {
+    smi_page *page = d->chunk;
+    if (page == NULL) return;
+    uint64_t rest = (uint64_t)(d->bump_end - d->bump_at) / 16;
+    char *header = d->bump_at + d->pre;
+    d->chunk = NULL;
+    page->top = rest >= smi_units_min(d) ? d->bump_end : d->bump_at;
+    d->bump_at = d->bump_end = NULL;
+    if (rest >= smi_units_min(d)) smi_chunk_put(d, page, header, rest);
+}
+
+/* A chunk kept from an ended scope, large enough and within the limits of the open ones. */
+static smi_page *smi_chunk_spare(smi_domain *d, size_t need) {
+    smi_domain *heap = d->base;
+    for (smi_page **at = &heap->spares; *at != NULL; at = &(*at)->domain_next) {
+        smi_page *page = *at;
+        if (page->bytes < need) continue;
+        smi_budget *b = &d->budget;
+        for (; b != &heap->budget; b = b->up)
+            if (!smi_budget_add(b, page->bytes)) break;
+        if (b != &heap->budget) {
+            for (smi_budget *undo = &d->budget; undo != b; undo = undo->up) SMI_ATOMIC_SUB(&undo->held, page->bytes);
+            continue;
+        }
+        *at = page->domain_next;
+        heap->spare_bytes -= page->bytes;
+        page->kind = SMI_CHUNK;
+        page->domain = d;
+        return page;
+    }
+    return NULL;
+}
+
+static void smi_page_link(smi_domain *d, smi_page **list, smi_page *page) {
+    page->domain_prev = NULL;
+    page->domain_next = *list;
+    if (*list != NULL) (*list)->domain_prev = page;
+    *list = page;
+    d->base->page_count++;
+}
+static void smi_page_unlink(smi_domain *d, smi_page **list, smi_page *page) {
+    if (page->domain_next != NULL) page->domain_next->domain_prev = page->domain_prev;
+    if (page->domain_prev != NULL) page->domain_prev->domain_next = page->domain_next;
+    else *list = page->domain_next;
+    d->base->page_count--;
+}
+
+/* Chunks grow with what there is: a scope doubles up from 64 KiB, a heap adds an eighth from 16 KiB up. */
+static size_t smi_chunk_next_bytes(const smi_domain *d, size_t need) {
+    size_t bytes = d->bump ? d->chunk_bytes : d->chunk_bytes / 8;
+    size_t least = d->bump ? 4 * (size_t)SMI_GRANULE : (size_t)SMI_GRANULE;
+    if (bytes < least) bytes = least;
+    if (bytes < need) bytes = need;
+    if (bytes > SMI_CHUNK_MAX && need <= SMI_CHUNK_MAX) bytes = SMI_CHUNK_MAX;
+    return (bytes + SMI_GRANULE - 1) & ~(size_t)(SMI_GRANULE - 1);
+}
+
+static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
+    size_t need = (size_t)units * 16 + 16;
+    smi_page *page = smi_chunk_spare(d, need);
+    bool zeroed;
+    if (page == NULL) page = smi_page_create(d, SMI_CHUNK, smi_chunk_next_bytes(d, need), 1, &zeroed, call);
+    if (page == NULL && smi_chunk_next_bytes(d, need) > smi_span_round(d, need)) page = smi_page_create(d, SMI_CHUNK, need, 1, &zeroed, call); /* near a limit */
+    if (page == NULL) return false;
+    smi_lock_take(&d->base->lock);
+    smi_chunk_seal(d);
+    page->start = page->base + 8;
+    d->chunk = page;
+    d->chunk_bytes += page->bytes;
+    d->bump_at = page->start;
+    d->bump_end = page->base + page->bytes - 8;
+    smi_page_link(d, &d->pages, page);
+    smi_event(d->base);
+    smi_lock_give(&d->base->lock);
+    return true;
+}
+
+SMI_INLINE char *smi_chunk_bump(smi_domain *d, uint64_t units) {
+    if ((size_t)(d->bump_end - d->bump_at) < units * 16) return NULL;
+    char *header = d->bump_at + d->pre;
+    d->bump_at += units * 16;
+    return header;
+}
+
+/* Room for `units`, not yet a block: its word is to be written. *units: what it really has; *mark: the
+ * previous-is-free bit to keep. */
+static char *smi_chunk_take(smi_domain *d, uint64_t *units, uint64_t *mark, const char *call) {
+    *mark = 0;
+    if (*units <= SMI_UNITS_APART && d->lists[*units] != NULL) {
+        char *header = (char *)d->lists[*units];
+        uint64_t word = smi_get(header);
+        smi_list_remove(d, header, *units);
+        if (smi_word_state(word) == SMI_APART) *mark = word & SMI_PREV_FREE;
+        else smi_mark_next(d, smi_lookup(header), header, *units, false);
+        return header;
+    }
+    char *header = d->bump ? smi_chunk_bump(d, *units) : smi_chunk_fit(d, units);
+    if (header == NULL) header = d->bump ? smi_chunk_fit(d, units) : smi_chunk_bump(d, *units);
+    if (header == NULL && smi_chunk_new(d, *units, call)) header = smi_chunk_bump(d, *units);
+    return header;
+}
+
+/* A chunk that is one free block goes back. */
+static void smi_chunk_release(smi_domain *d, smi_page *page) {
+    smi_lock_take(&d->base->lock);
+    smi_page_unlink(d, &d->pages, page);
+    d->chunk_bytes -= page->bytes;
+    smi_event(d->base);
+    smi_lock_give(&d->base->lock);
+    smi_span_free(d, page);
+}
+
+/* Makes room free again; the block is not counted any more. */
+static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t word) {
+    uint64_t units = smi_units(word);
+    char *next = smi_next_header(d, page, header, units);
+    if (d->bump && units <= SMI_UNITS_APART && (next != NULL || page != d->chunk || (word & SMI_PREV_FREE) != 0)) {
+        smi_set(header, smi_word(d, header, units, 0, SMI_APART) | (word & SMI_PREV_FREE));
+        smi_list_push(d, header, units);
+        return;
+    }
+    if ((word & SMI_PREV_FREE) != 0) {
+        uint64_t before = smi_get(header - d->pre - 8);
+        header -= before * 16;
+        smi_list_remove(d, header, before);
+        units += before;
+    }
+    if (next != NULL && smi_word_state(smi_get(next)) == SMI_FREE) {
+        uint64_t behind = smi_units(smi_get(next));
+        smi_list_remove(d, next, behind);
+        units += behind;
+        next = smi_next_header(d, page, next, behind);
+    }
+    if (next == NULL && page == d->chunk) d->bump_at = header - d->pre;
+    else if (next == NULL && header - d->pre == page->start) smi_chunk_release(d, page);
+    else smi_chunk_put(d, page, header, units);
+}
+
+/* Usable bytes of a live block. */
+SMI_INLINE size_t smi_chunk_size(const smi_domain *d, const char *header, uint64_t word) {
+    return d->pre == 0 ? (size_t)smi_units(word) * 16 - 8 : (size_t)smi_get(smi_extra_at(header, SMI_X_SIZE));
+}
+SMI_INLINE bool smi_checked(const smi_domain *d) { return d->post != 0; }
+
+static uint64_t smi_canary(const smi_domain *d, const char *header) { return ((uint64_t)(uintptr_t)header ^ d->salt) * SMI_MIX; }
+
+typedef struct smi_site {
+    const char *file;
+    int line;
+} smi_site;
+
+enum { SMI_FILL_NEW = 0xCB, SMI_FILL_FREED = 0xDF, SMI_FILL_ZONE = 0xFB }; /* "clean", "dead", "fence" */
+
+/* Fills in smi_extra and, in a checked heap, what lies around and in the block. */
+static void smi_chunk_dress(smi_domain *d, char *header, uint64_t units, size_t size, smi_site site) {
+    smi_set(smi_extra_at(header, SMI_X_CANARY), smi_canary(d, header));
+    smi_set(smi_extra_at(header, SMI_X_SIZE), size);
+    smi_set(smi_extra_at(header, SMI_X_FILE), (uint64_t)(uintptr_t)site.file);
+    smi_set(smi_extra_at(header, SMI_X_FREE_FILE), 0);
+    smi_set(smi_extra_at(header, SMI_X_LINES), (uint32_t)site.line);
+    if (!smi_checked(d)) return;
+    size_t room = (size_t)units * 16 - 8 - d->pre;
+    smi_fill_quiet(header + 8, SMI_FILL_NEW, size);
+    smi_fill_quiet(header + 8 + size, SMI_FILL_ZONE, room - size);
+}
+
+static sagemem_status smi_chunk_intact(const smi_domain *d, const char *header, uint64_t word, char *why, size_t why_size);
+
+/* A block in a chunk of d; counted. Records are ready, `size` is below SMI_CHUNK_BLOCK_MAX. */
+static void *smi_chunk_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    uint64_t want = (d->pre + 8u + size + d->post + 15u) / 16u, mark;
+    if (want < smi_units_min(d)) want = smi_units_min(d);
+    uint64_t units = alignment > 16 ? want + alignment / 16 + smi_units_min(d) : want;
+    char *header = smi_chunk_take(d, &units, &mark, call);
+    if (header == NULL) return NULL;
+    if (alignment > 16) {
+        smi_page *page = smi_lookup(header);
+        uintptr_t block = (uintptr_t)header + 8, fit = (block + alignment - 1) & ~(uintptr_t)(alignment - 1);
+        while (fit != block && fit - block < smi_units_min(d) * 16) fit += alignment;
+        uint64_t lead = (fit - block) / 16;
+        char *at = header + lead * 16;
+        smi_set(at, smi_word(d, at, units - lead, tag, SMI_LIVE)); /* in use, so that what lies in front is not merged with it */
+        if (lead > 0) {
+            smi_chunk_free(d, page, header, smi_word(d, header, lead, 0, SMI_LIVE) | mark);
+            mark = smi_get(at) & SMI_PREV_FREE;
+        }
+        header = at;
+        units -= lead;
+        if (units - want >= smi_units_min(d)) {
+            char *rest = header + want * 16;
+            uint64_t word = smi_word(d, rest, units - want, 0, SMI_LIVE);
+            smi_set(rest, word);
+            units = want;
+            smi_set(header, smi_word(d, header, units, tag, SMI_LIVE) | mark);
+            smi_chunk_free(d, page, rest, word);
+        }
+    }
+    smi_set(header, smi_word(d, header, units, tag, SMI_LIVE) | mark);
+    if (d->pre != 0) smi_chunk_dress(d, header, units, smi_checked(d) ? size : (size_t)units * 16 - 8 - d->pre, site);
+    size_t usable = smi_chunk_size(d, header, smi_get(header));
+    smi_count_alloc(d, tag, usable, 1);
+    SMI_ADD(&d->header_bytes, units * 16 - usable);
+    if (smi_watched) smi_watch_alloc(header + 8, usable, false);
+    return header + 8;
+}
+
+/* A live block is not counted any more: tools, statistics. */
+static void smi_chunk_forget(smi_domain *d, char *header, uint64_t word) {
+    size_t usable = smi_chunk_size(d, header, word);
+    if (smi_watched) smi_watch_free(header + 8, usable);
+    smi_count_free(d, smi_word_tag(word), usable, 1);
+    SMI_SUB(&d->header_bytes, smi_units(word) * 16 - usable);
+}
+
+/* -- Quarantine of checked domains: freed blocks wait, filled, oldest first. ---------------------------------- */
+
+enum { SMI_QUARANTINE_MAX = 1 << 20 };
+
+static sagemem_status smi_quarantine_intact(const smi_domain *d, char *header, uint64_t word, const char *call) {
+    size_t size = smi_chunk_size(d, header, word), at = smi_scan_quiet(header + 8, SMI_FILL_FREED, size);
+    if (at == size) return SAGEMEM_OK;
+    const char *file = (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FILE));
+    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "freed block %p (%zu bytes, tag '%s', heap '%s'%s%s) was written to at byte %zu after it was freed; look for a copy of its pointer that lives on",
+                     (void *)(header + 8), size, sagemem_tag_name(smi_word_tag(word)), d->base->name, file != NULL ? ", allocated in " : "", file != NULL ? file : "", at);
+}
+
+static void smi_quarantine_leave(smi_domain *d) {
+    char *header = (char *)d->quarantine_first;
+    uint64_t word = smi_get(header);
+    d->quarantine_first = (void *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_NEXT));
+    if (d->quarantine_first == NULL) d->quarantine_last = NULL;
+    d->quarantine_bytes -= (size_t)smi_units(word) * 16;
+    if (smi_quarantine_intact(d, header, word, "quarantine") == SAGEMEM_OK) smi_chunk_free(d, smi_lookup(header), header, word);
+}
+
+static void smi_quarantine_flush(smi_domain *d) {
+    while (d->quarantine_first != NULL) smi_quarantine_leave(d);
+}
+
+static void smi_quarantine_enter(smi_domain *d, char *header, uint64_t word, smi_site site) {
+    smi_fill_quiet(header + 8, SMI_FILL_FREED, smi_chunk_size(d, header, word));
+    smi_set(smi_extra_at(header, SMI_X_FREE_FILE), (uint64_t)(uintptr_t)site.file);
+    smi_set(smi_extra_at(header, SMI_X_LINES), (smi_get(smi_extra_at(header, SMI_X_LINES)) & 0xFFFFFFFFu) | (uint64_t)(uint32_t)site.line << 32);
+    smi_set(smi_extra_at(header, SMI_X_NEXT), 0);
+    smi_set(header, smi_with_state(word, SMI_QUARANTINED));
+    if (d->quarantine_last != NULL) smi_set(smi_extra_at((char *)d->quarantine_last, SMI_X_NEXT), (uint64_t)(uintptr_t)header);
+    else d->quarantine_first = header;
+    d->quarantine_last = header;
+    d->quarantine_bytes += (size_t)smi_units(word) * 16;
+    while (d->quarantine_bytes > SMI_QUARANTINE_MAX) smi_quarantine_leave(d);
+}
+
+/* -- Slab pages: blocks of one size class and one tag, without headers. -----------------------------------------
+ *
+ *   base  start           limit          start + capacity * block_size     base + bytes
+ *   | color | block | block |  untouched blocks  |                         rest |
+ *
+ * In use: total - freed - (count in remote). A page is the class's current one, or full and on no list, or queued
+ * with some blocks free, or queued and empty. `freed == trigger` is the one test in sagemem_free: it says that a
+ * full page has an eighth of its blocks back, that a queued one is empty, or that the counters need folding.
+ * ----------------------------------------------------------------------------------------------------------- */
+
+enum { SMI_FOLD_AT = 1 << 30, SMI_THREAD_BYTES = 4096 };
+
+static smi_page smi_no_page; /* what `current` shows where there is none: no free block, ever */
+static smi_bins smi_no_bins;
+
+SMI_INLINE unsigned smi_class_of(size_t size) {
+    if (SMI_LIKELY(size <= SMI_EXACT_MAX)) return (unsigned)((size + 15) / 16);
+    unsigned shift = 63u - (unsigned)__builtin_clzll((unsigned long long)(size - 1)) - 5;
+    return 65 + (shift - 5) * 32 + ((unsigned)((size - 1) >> shift) - 32);
+}
+static size_t smi_class_size(unsigned class_index) {
+    if (class_index <= 64) return class_index == 0 ? 16 : (size_t)class_index * 16;
+    unsigned step = (class_index - 65) % 32, shift = 5 + (class_index - 65) / 32;
+    return (size_t)(33 + step) << shift;
+}
+
+SMI_INLINE bool smi_cell_proves(const smi_page *page, const smi_cell *cell) {
+    return ((uintptr_t)cell->next ^ cell->proof ^ (uintptr_t)cell) == page->key;
+}
+SMI_INLINE void smi_cell_push(smi_page *page, smi_cell *cell) {
+    cell->next = page->cells;
+    cell->proof = (uintptr_t)cell->next ^ (uintptr_t)cell ^ page->key;
+    page->cells = cell;
+}
+SMI_PEEKS static bool smi_cell_proves_quiet(const smi_page *page, const smi_cell *cell) {
+    smi_quiet_begin();
+    const volatile smi_cell *c = cell;
+    bool proves = ((uintptr_t)c->next ^ c->proof ^ (uintptr_t)cell) == page->key;
+    smi_quiet_end();
+    return proves;
+}
+SMI_PEEKS static smi_cell *smi_cell_next_quiet(const smi_cell *cell) {
+    smi_quiet_begin();
+    smi_cell *next = ((const volatile smi_cell *)cell)->next;
+    smi_quiet_end();
+    return next;
+}
+static void smi_cell_push_quiet(smi_page *page, smi_cell *cell) {
+    smi_pair_quiet(cell, (uintptr_t)page->cells, (uintptr_t)page->cells ^ (uintptr_t)cell ^ page->key);
+    page->cells = cell;
+}
+
+/* The block's number in its page, or -1: `at` is not the start of a block that was ever handed out. */
+SMI_INLINE int64_t smi_slab_index(const smi_page *page, const void *at) {
+    uintptr_t offset = (uintptr_t)at - (uintptr_t)page->start;
+    if (offset >= page->limit || (uint64_t)offset * page->inverse >= page->inverse) return -1;
+    return (int64_t)(offset / page->block_size);
+}
+
+static smi_bins *smi_bins_of(const smi_domain *d, sagemem_tag tag) { return tag < d->bins_count ? d->bins[tag] : &smi_no_bins; }
+
+/* The tag's own bins, made if need be. */
+static smi_bins *smi_bins_make(smi_domain *d, sagemem_tag tag) {
+    if (tag >= d->bins_count) {
+        uint32_t count = d->bins_count > 0 ? d->bins_count : 16;
+        while (count <= tag) count *= 2;
+        smi_bins **bins = (smi_bins **)smi_meta_alloc(count * sizeof *bins);
+        if (bins == NULL) return NULL;
+        for (uint32_t i = 0; i < count; i++) bins[i] = smi_bins_of(d, (sagemem_tag)i);
+        smi_meta_free(d->bins, d->bins_count * sizeof *bins);
+        d->bins = bins;
+        d->bins_count = count;
+    }
+    if (d->bins[tag] != &smi_no_bins) return d->bins[tag];
+    smi_bins *fresh = (smi_bins *)smi_meta_alloc(sizeof *fresh);
+    if (fresh == NULL) return NULL;
+    for (int i = 0; i < SMI_CLASSES; i++) fresh->current[i] = &smi_no_page;
+    return d->bins[tag] = fresh;
+}
+
+/* Resets the 32-bit counters so that they never wrap. Under the heap's lock. */
+static void smi_slab_fold(smi_page *page) {
+    uint32_t freed = page->freed;
+    SMI_ADD(&page->folded, freed);
+    SMI_STORE(&page->total, page->total - freed);
+    SMI_STORE(&page->freed, 0);
+    page->trigger = SMI_FOLD_AT;
+}
+
+static void smi_queue_append(smi_bins *bins, smi_page *page) {
+    smi_page **queue = &bins->queue[page->class_index];
+    if (*queue == NULL) {
+        *queue = page->next = page->prev = page;
+        return;
+    }
+    page->next = *queue;
+    page->prev = (*queue)->prev;
+    page->prev->next = page->next->prev = page;
+}
+static void smi_queue_remove(smi_bins *bins, smi_page *page) {
+    smi_page **queue = &bins->queue[page->class_index];
+    if (page->next == page) {
+        *queue = NULL;
+        return;
+    }
+    page->next->prev = page->prev;
+    page->prev->next = page->next;
+    if (*queue == page) *queue = page->next;
+}
+
+/* An empty page goes back; what it counted stays with its record. The page is on no queue. */
+static void smi_slab_release(smi_domain *d, smi_page *page) {
+    smi_bins *bins = d->bins[page->tag];
+    smi_record *r = smi_record_find(d, page->tag);
+    uint64_t ever = page->folded + page->total;
+    if (bins->current[page->class_index] == page) bins->current[page->class_index] = &smi_no_page;
+    bins->pages[page->class_index]--;
+    smi_lock_take(&d->lock);
+    smi_page_unlink(d, &r->slabs, page);
+    SMI_ADD(&r->alloc_bytes, ever * page->block_size);
+    SMI_ADD(&r->alloc_blocks, ever);
+    SMI_ADD(&r->free_bytes, ever * page->block_size);
+    SMI_ADD(&r->free_blocks, ever);
+    d->slab_bytes -= page->bytes;
+    smi_event(d);
+    smi_lock_give(&d->lock);
+    page->owner = 0;
+    smi_span_free(d, page);
+}
+
+static void smi_slab_emptied(smi_domain *d, smi_page *page) {
+    if (d->empty_bytes + page->bytes <= SMI_KEEP_MAX) {
+        page->state = SMI_SLAB_EMPTY;
+        d->empty_bytes += page->bytes;
+        return;
+    }
+    smi_queue_remove(d->bins[page->tag], page);
+    smi_slab_release(d, page);
+}
+
+/* freed == trigger: see above. Owner. */
+SMI_NOINLINE void smi_slab_event(smi_domain *d, smi_page *page) {
+    smi_lock_take(&d->lock);
+    smi_slab_fold(page);
+    smi_lock_give(&d->lock);
+    if (page->state == SMI_SLAB_CURRENT) return;
+    if (page->state == SMI_SLAB_FULL) {
+        page->state = SMI_SLAB_QUEUED;
+        smi_queue_append(d->bins[page->tag], page);
+    }
+    page->trigger = page->total; /* empty then; in-use blocks that others freed arrive through smi_collect */
+    if (page->total == 0) smi_slab_emptied(d, page);
+}
+
+/* Counts blocks that came back by another way than sagemem_free's short path. */
+static void smi_slab_returned(smi_domain *d, smi_page *page, uint32_t blocks) {
+    for (; blocks > 0; blocks--) {
+        SMI_ADD(&page->freed, 1);
+        if (page->freed == page->trigger) {
+            /* The page may go now: that only happens with the last of its blocks. */
+            smi_slab_event(d, page);
+        }
+    }
+}
+
+/* Threads the next untouched blocks of a page; false when there are none. */
+static bool smi_slab_extend(smi_page *page) {
+    uint32_t from = page->limit / page->block_size, n = SMI_THREAD_BYTES / page->block_size + 1;
+    if (n > page->capacity - from) n = page->capacity - from;
+    if (n == 0) return false;
+    page->limit += n * page->block_size;
+    for (uint32_t i = from + n; i-- > from;) {
+        smi_cell *cell = (smi_cell *)(void *)(page->start + (size_t)i * page->block_size);
+        if (smi_watched) smi_cell_push_quiet(page, cell);
+        else smi_cell_push(page, cell);
+    }
+    return true;
+}
+
+/* Least bytes of a page with blocks of that size: eight of them, or 16 KiB. */
+static size_t smi_slab_least(size_t block_size) {
+    size_t bytes = 8 * block_size;
+    return bytes < SMI_GRANULE ? (size_t)SMI_GRANULE : (bytes + SMI_GRANULE - 1) & ~(size_t)(SMI_GRANULE - 1);
+}
+
+static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_index, const char *call) {
+    smi_bins *bins = smi_bins_make(d, tag);
+    smi_record *r = smi_record_make(d, tag);
+    if (bins == NULL || r == NULL) return NULL;
+    /* Small first pages: an eighth of what the class has, so that a tag with little pays little. */
+    size_t size = smi_class_size(class_index), least = smi_slab_least(size), bytes = least;
+    while (bytes < SMI_SLAB_MAX && bins->pages[class_index] >= 8 * (bytes / least)) bytes *= 2;
+    bool zeroed;
+    smi_page *page = smi_page_create(d, SMI_SLAB, bytes, 1, &zeroed, call);
+    if (page == NULL && bytes > least) page = smi_page_create(d, SMI_SLAB, least, 1, &zeroed, call); /* near a limit */
+    if (page == NULL) return NULL;
+    page->tag = tag;
+    page->class_index = (uint16_t)class_index;
+    page->block_size = (uint32_t)size;
+    page->capacity = (uint16_t)(page->bytes / size);
+    page->inverse = UINT64_MAX / size + 1;
+    page->key = (uintptr_t)((smi_secret ^ (uint64_t)(uintptr_t)page) * SMI_MIX);
+    /* The rest of the page shifts its blocks, or block 0 of every page would fall into the same cache sets. */
+    size_t rest = page->bytes - page->capacity * size;
+    page->start = page->base + (rest > 0 ? (d->page_count * 64u) % (rest + 1) & ~(size_t)15 : 0);
+    page->trigger = SMI_FOLD_AT;
+    bins->pages[class_index]++;
+    smi_lock_take(&d->lock);
+    smi_page_link(d, &r->slabs, page);
+    d->slab_bytes += page->bytes;
+    smi_event(d);
+    smi_lock_give(&d->lock);
+    __atomic_store_n(&page->owner, d->fast ? d->owner : 0, __ATOMIC_RELEASE);
+    return page;
+}
+
+/* A current page with a free block for the class, or NULL with the error set. */
+static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_index, const char *call) {
+    smi_bins *bins = smi_bins_of(d, tag);
+    smi_page *page = bins->current[class_index];
+    if (page != &smi_no_page) {
+        if (page->cells != NULL || smi_slab_extend(page)) return page;
+    }
+    smi_page *next = bins->queue[class_index];
+    if (next != NULL) {
+        smi_queue_remove(bins, next);
+        if (next->state == SMI_SLAB_EMPTY) d->empty_bytes -= next->bytes;
+    } else {
+        next = smi_slab_new(d, tag, class_index, call);
+        if (next == NULL) return NULL;
+        bins = d->bins[tag];
+        page = bins->current[class_index];
+    }
+    smi_lock_take(&d->lock);
+    if (page != &smi_no_page) {
+        smi_slab_fold(page);
+        page->state = SMI_SLAB_FULL;
+        page->trigger = page->capacity / 8u + 1u;
+    }
+    smi_slab_fold(next);
+    next->state = SMI_SLAB_CURRENT;
+    smi_event(d);
+    smi_lock_give(&d->lock);
+    bins->current[class_index] = next;
+    if (next->cells == NULL) smi_slab_extend(next);
+    return next;
+}
+
+static sagemem_status smi_slab_damaged(smi_domain *d, smi_page *page, const void *cell) {
+    page->cells = NULL; /* what hung behind the damaged block is leaked: nothing of it can be trusted */
+    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem_alloc", "free block %p (%u bytes, tag '%s', heap '%s') was written to after it was freed, or its neighbour overflowed; a SAGEMEM_HEAP_CHECKED heap tells which",
+                     cell, page->block_size, sagemem_tag_name(page->tag), d->name);
+}
+
+/* A block from a slab page by the long way: watched, shared and zeroing heaps, and after the short path failed. */
+static void *smi_slab_alloc(smi_domain *d, size_t size, sagemem_tag tag, const char *call) {
+    unsigned class_index = smi_class_of(size);
+    smi_page *page = smi_bins_of(d, tag)->current[class_index];
+    if (page->cells == NULL) page = smi_slab_refill(d, tag, class_index, call);
+    if (page == NULL) return NULL;
+    smi_cell *cell = page->cells;
+    if (!smi_cell_proves_quiet(page, cell)) {
+        smi_slab_damaged(d, page, cell);
+        return NULL;
+    }
+    page->cells = smi_cell_next_quiet(cell);
+    SMI_ADD(&page->total, 1);
+    smi_pair_quiet(cell, 0, 0); /* no proof any more */
+    if (smi_watched) smi_watch_alloc(cell, page->block_size, false);
+    return cell;
+}
+
+/* Which blocks of a page are free: one bit each. Owner. Returns how many, or -1: a list leads out of the page or is not as long as it says. */
+enum { SMI_SLAB_WORDS = SMI_SLAB_MAX / 16 / 64 };
+static int64_t smi_slab_free_map(const smi_page *page, uint64_t *map) {
+    memset(map, 0, SMI_SLAB_WORDS * sizeof *map);
+    uint32_t found = 0;
+    for (const smi_cell *c = page->cells; c != NULL; c = smi_cell_next_quiet(c)) {
+        int64_t i = smi_slab_index(page, c);
+        if (i < 0 || smi_bit(map, (size_t)i) || !smi_cell_proves_quiet(page, c)) return -1;
+        smi_bits_set(map, (size_t)i, 1);
+        found++;
+    }
+    uint32_t remote = SMI_LOAD_ACQUIRE(&page->remote), count = remote >> 16;
+    for (uint32_t at = remote & 0xFFFF; count > 0; count--) {
+        if (at == 0 || at > page->capacity || smi_bit(map, at - 1)) return -1;
+        smi_bits_set(map, at - 1, 1);
+        found++;
+        at = (uint32_t)(uintptr_t)smi_cell_next_quiet((smi_cell *)(void *)(page->start + (size_t)(at - 1) * page->block_size));
+    }
+    return found;
+}
+
+/* Gives empty pages and the rest of what is kept back. Owner. */
+static void smi_domain_trim(smi_domain *d) {
+    for (uint32_t t = 0; t < d->bins_count; t++) {
+        smi_bins *bins = d->bins[t];
+        for (int c = 0; bins != &smi_no_bins && c < SMI_CLASSES; c++) {
+            smi_page *current = bins->current[c];
+            if (current != &smi_no_page && current->total == current->freed) {
+                smi_slab_release(d, current);
+            }
+            for (smi_page *p = bins->queue[c], *next; p != NULL; p = next) {
+                next = p->next == bins->queue[c] ? NULL : p->next;
+                if (p->state != SMI_SLAB_EMPTY) continue;
+                d->empty_bytes -= p->bytes;
+                smi_queue_remove(bins, p);
+                smi_slab_release(d, p);
+            }
+        }
+    }
+    while (d->spares != NULL) {
+        smi_page *page = d->spares;
+        d->spares = page->domain_next;
+        d->spare_bytes -= page->bytes;
+        smi_span_free(d, page);
+    }
+    SMI_STORE(&d->trim_wanted, false);
+}
+
+/* -- Huge blocks: pages of their own; all that is known about one lies in its smi_page. ------------------------ */
+
+enum { SMI_HUGE_ZONE = 64 }; /* checked: bytes in front of the block, filled */
+
+static size_t smi_huge_front(const smi_domain *d) { return smi_checked(d) ? (size_t)SMI_HUGE_ZONE : 0; }
+
+static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
+    page->size = size;
+    if (!smi_checked(d)) return;
+    smi_fill_quiet(page->base, SMI_FILL_ZONE, (size_t)(page->start - page->base));
+    smi_fill_quiet(page->start + size, SMI_FILL_ZONE, page->bytes - size - (size_t)(page->start - page->base));
+}
+
+static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed, const char *call) {
+    size_t front = smi_huge_front(d);
+    if (front > 0 && alignment > front) front = alignment;
+    if (size > SIZE_MAX / 2 - front - d->post) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", size);
+        return NULL;
+    }
+    smi_page *page = smi_page_create(d, SMI_HUGE, front + size + d->post, alignment, zeroed, call);
+    if (page == NULL) return NULL;
+    page->tag = tag;
+    page->start = page->base + front;
+    page->file = site.file;
+    page->line = site.line;
+    smi_huge_dress(d, page, smi_checked(d) ? size : page->bytes);
+    smi_lock_take(&d->base->lock);
+    smi_page_link(d, &d->pages, page);
+    smi_count_alloc(d, tag, page->size, 1);
+    smi_event(d->base);
+    smi_lock_give(&d->base->lock);
+    if (smi_watched) smi_watch_alloc(page->start, page->size, *zeroed);
+    return page->start;
+}
+
+static void smi_huge_free(smi_domain *d, smi_page *page) {
+    if (smi_watched) smi_watch_free(page->start, page->size);
+    smi_lock_take(&d->base->lock);
+    smi_count_free(d, page->tag, page->size, 1);
+    smi_page_unlink(d, &d->pages, page);
+    smi_event(d->base);
+    smi_lock_give(&d->base->lock);
+    smi_span_free(d, page);
+}
+
+/* Takes the granules behind a block's span, if they are free. Under smi_span_lock. */
+static bool smi_span_extend(smi_domain *d, smi_page *page, size_t bytes, smi_budget **met) {
+    smi_region *r = smi_region_of(page->base);
+    size_t at = (size_t)(page->base + page->bytes - r->base) / SMI_GRANULE, n = (bytes - page->bytes) / SMI_GRANULE;
+    if (n > r->granules - at || bytes > SMI_SPAN_MAX) return false;
+    for (size_t i = at; i < at + n; i++)
+        if (smi_bit(r->used, i)) return false;
+    uint64_t cached = (uint64_t)smi_region_dirty(r, at, n) * SMI_GRANULE;
+    if (!smi_charge(&d->budget, bytes - page->bytes, cached, met)) return false;
+    if (!smi_os_commit(page->base + page->bytes, bytes - page->bytes)) {
+        smi_uncharge(&d->budget, bytes - page->bytes, &smi_process.budget);
+        SMI_ATOMIC_SUB(&smi_process.budget.held, bytes - page->bytes - cached);
+        return false;
+    }
+    smi_region_take(r, at, n);
+    return true;
+}
+
+static void smi_huge_recount(smi_domain *d, smi_page *page, size_t size) {
+    if (size >= page->size) smi_count_alloc(d, page->tag, size - page->size, 0);
+    else smi_count_free(d, page->tag, page->size - size, 0);
+    page->size = size;
+}
+
+/* Changes the span of an unchecked huge block without copying: in place in a region, by mremap elsewhere. NULL: it is as
+ * before; what met a limit is not told, the caller then copies or fails. */
+static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
+    size_t bytes = smi_span_round(d, size);
+    if (bytes == 0 || smi_watched || page->origin == SMI_FROM_SOURCE) return NULL;
+    if (bytes == page->bytes) return page->start;
+    smi_domain *heap = d->base;
+    smi_budget *met = NULL;
+    char *start = NULL;
+    smi_lock_take(&heap->lock);
+    smi_lock_take(&smi_span_lock);
+    if (page->origin == SMI_FROM_REGION) {
+        if (bytes > page->bytes) {
+            if (smi_span_extend(d, page, bytes, &met)) start = page->start;
+        } else if (bytes >= SMI_CHUNK_BLOCK_MAX) {
+            smi_region *r = smi_region_of(page->base);
+            smi_region_give(r, (size_t)(page->base + bytes - r->base) / SMI_GRANULE, (page->bytes - bytes) / SMI_GRANULE);
+            smi_uncharge(&d->budget, page->bytes - bytes, &smi_process.budget);
+            start = page->start;
+        }
+    } else if (bytes > SMI_SPAN_MAX && (bytes < page->bytes || smi_charge(&d->budget, bytes - page->bytes, 0, &met))) {
+        start = (char *)smi_os_remap(page->base, page->bytes, bytes);
+        if (start != NULL && start != page->base && !smi_map_prepare(start, 1)) {
+            /* It cannot be entered where it lies now: back, over addresses that were ours a moment ago. */
+            start = (char *)smi_os_remap(start, bytes, page->bytes);
+            smi_map_set(page->base, 1, NULL);
+            page->base = page->start = start;
+            smi_map_set(page->base, 1, page);
+            start = NULL;
+        }
+        if (start == NULL && bytes > page->bytes) smi_uncharge(&d->budget, bytes - page->bytes, NULL);
+        if (start != NULL && bytes < page->bytes) smi_uncharge(&d->budget, page->bytes - bytes, NULL);
+        if (start != NULL && start != page->base) {
+            smi_map_set(page->base, 1, smi_obituary(d, page));
+            page->base = page->start = start;
+            smi_map_set(start, 1, page);
+        }
+    }
+    if (start != NULL) {
+        page->bytes = bytes;
+        smi_huge_recount(d, page, bytes);
+    }
+    smi_lock_give(&smi_span_lock);
+    if (start != NULL) smi_event(heap);
+    smi_lock_give(&heap->lock);
+    return start;
+}
+
+/* -- System blocks (SAGEMEM_HEAP_SYSTEM): malloc's, with what we know in front, entered in a table of addresses so
+ *    that any pointer can be looked up. One lock for all of them: this mode is for finding faults, not for speed. */
+
+typedef struct smi_system_block {
+    struct smi_system_block *next, *prev;
+    smi_domain *domain;
+    void *raw;
+    size_t size, charged;
+    const char *file;
+    int line;
+    sagemem_tag tag;
+} smi_system_block;
+enum { SMI_SYSTEM_HEADER = 64 };
+static void **smi_system_table; /* open addressing, linear probing; addresses of blocks */
+static size_t smi_system_slots, smi_system_count;
+
+static size_t smi_system_slot(const void *block) {
+    return (size_t)(((uint64_t)(uintptr_t)block * SMI_MIX) >> 20) & (smi_system_slots - 1);
+}
+static smi_system_block *smi_system_of(const void *block) { return (smi_system_block *)((uintptr_t)block - SMI_SYSTEM_HEADER); }
+
+/* The slot that holds the block, or the free one where it would be. */
+static size_t smi_system_seek(const void *block) {
+    size_t i = smi_system_slot(block);
+    while (smi_system_table[i] != NULL && smi_system_table[i] != block) i = (i + 1) & (smi_system_slots - 1);
+    return i;
+}
+
+static bool smi_system_grow(void) {
+    if (smi_system_count * 2 < smi_system_slots) return true;
+    size_t old_slots = smi_system_slots, slots = old_slots > 0 ? old_slots * 2 : 1024;
+    void **old = smi_system_table, **table = (void **)smi_meta_alloc(slots * sizeof *table);
+    if (table == NULL) return false;
+    smi_system_table = table;
+    smi_system_slots = slots;
+    for (size_t i = 0; i < old_slots; i++)
+        if (old[i] != NULL) table[smi_system_seek(old[i])] = old[i];
+    smi_meta_free(old, old_slots * sizeof *old);
+    return true;
+}
+
+/* Closes the gap that a removal leaves in a run of probes (Knuth, TAOCP 3, 6.4, algorithm R). */
+static void smi_system_remove(const void *block) {
+    size_t gap = smi_system_seek(block);
+    for (size_t i = (gap + 1) & (smi_system_slots - 1); smi_system_table[i] != NULL; i = (i + 1) & (smi_system_slots - 1)) {
+        size_t home = smi_system_slot(smi_system_table[i]);
+        if (((i - home) & (smi_system_slots - 1)) < ((i - gap) & (smi_system_slots - 1))) continue;
+        smi_system_table[gap] = smi_system_table[i];
+        gap = i;
+    }
+    smi_system_table[gap] = NULL;
+    smi_system_count--;
+}
+
+static smi_system_block *smi_system_find(const void *block) {
+    if (SMI_LOAD(&smi_system_count) == 0) return NULL;
+    smi_lock_take(&smi_system_lock);
+    bool found = block != NULL && smi_system_slots > 0 && smi_system_table[smi_system_seek(block)] == block;
+    smi_lock_give(&smi_system_lock);
+    return found ? smi_system_of(block) : NULL;
+}
+
+static void *smi_system_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    if (alignment < 16) alignment = 16;
+    if (size > SIZE_MAX / 2 - SMI_SYSTEM_HEADER - alignment) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", size);
+        return NULL;
+    }
+    size_t bytes = SMI_SYSTEM_HEADER + size + (alignment > 16 ? alignment : 0);
+    smi_budget *met = NULL;
+    if (!smi_charge(&d->budget, bytes, 0, &met)) {
+        smi_fail_limit(call, met, bytes);
+        return NULL;
+    }
+    char *raw = smi_os_fails() ? NULL : (char *)(malloc)(bytes);
+    smi_lock_take(&smi_system_lock);
+    bool room = raw != NULL && smi_system_grow();
+    if (room) {
+        char *at = raw + SMI_SYSTEM_HEADER;
+        at = (char *)(((uintptr_t)at + alignment - 1) & ~(uintptr_t)(alignment - 1));
+        smi_system_block *b = smi_system_of(at);
+        b->domain = d;
+        b->raw = raw;
+        b->size = size;
+        b->charged = bytes;
+        b->tag = tag;
+        b->file = site.file;
+        b->line = site.line;
+        b->prev = NULL;
+        b->next = (smi_system_block *)d->system_blocks;
+        if (b->next != NULL) b->next->prev = b;
+        d->system_blocks = b;
+        smi_system_table[smi_system_seek(at)] = at;
+        SMI_ADD(&smi_system_count, 1);
+        smi_count_alloc(d, tag, size, 1);
+        SMI_ADD(&d->header_bytes, bytes - size);
+        raw = at;
+    }
+    smi_lock_give(&smi_system_lock);
+    if (room) return raw;
+    if (raw == NULL) smi_fail_system(call, bytes);
+    (free)(raw);
+    smi_uncharge(&d->budget, bytes, NULL);
+    return NULL;
+}
+
+static void smi_system_free(smi_system_block *b) {
+    smi_domain *d = b->domain;
+    char *block = (char *)b + SMI_SYSTEM_HEADER;
+    smi_lock_take(&smi_system_lock);
+    smi_system_remove(block);
+    if (b->next != NULL) b->next->prev = b->prev;
+    if (b->prev != NULL) b->prev->next = b->next;
+    else d->system_blocks = b->next;
+    smi_count_free(d, b->tag, b->size, 1);
+    SMI_SUB(&d->header_bytes, b->charged - b->size);
+    smi_uncharge(&d->budget, b->charged, NULL);
+    smi_lock_give(&smi_system_lock);
+    (free)(b->raw);
+}
+
+/* -- What a pointer is. ------------------------------------------------------------------------------------------ */
+
+typedef struct smi_ref {
+    smi_page *page; /* NULL: a system block */
+    smi_system_block *system;
+    smi_domain *domain;
+    char *header; /* chunk */
+    uint64_t word;
+    size_t size;
+    sagemem_tag tag;
+    const char *file;
+    int line;
+} smi_ref;
+
+enum { SMI_WHY = 200 };
+
+/* "block 0x... (64 bytes, tag 'Core/Trees', scope forest 12 of heap 'main', allocated at trees.c:31)" */
+static void smi_describe(const smi_ref *ref, const void *block, char *text, size_t size) {
+    char scope[SMI_NAME_MAX + 40] = "", site[120] = "";
+    const smi_domain *d = ref->domain;
+    if (d->base != d) snprintf(scope, sizeof scope, "scope %s %llu of ", d->name, (unsigned long long)d->id);
+    if (ref->file != NULL) snprintf(site, sizeof site, ", allocated at %s:%d", ref->file, ref->line);
+    snprintf(text, size, "block %p (%zu bytes, tag '%s', %sheap '%s'%s)", block, ref->size, sagemem_tag_name(ref->tag), scope, d->base->name, site);
+}
+
+static void smi_ref_extra(smi_ref *ref) {
+    if (ref->domain->pre == 0) return;
+    ref->file = (const char *)(uintptr_t)smi_get(smi_extra_at(ref->header, SMI_X_FILE));
+    ref->line = (int)(uint32_t)smi_get(smi_extra_at(ref->header, SMI_X_LINES));
+}
+
+/* Guards of a live block in a chunk. */
+static sagemem_status smi_chunk_intact(const smi_domain *d, const char *header, uint64_t word, char *why, size_t why_size) {
+    if (d->pre == 0) return SAGEMEM_OK;
+    if (smi_get(smi_extra_at(header, SMI_X_CANARY)) != smi_canary(d, header)) {
+        snprintf(why, why_size, "was written to in front of its first byte (underflow)");
+        return SAGEMEM_E_CORRUPT;
+    }
+    if (!smi_checked(d)) return SAGEMEM_OK;
+    size_t size = smi_chunk_size(d, header, word), room = (size_t)smi_units(word) * 16 - 8 - d->pre;
+    size_t intact = size <= room ? smi_scan_quiet(header + 8 + size, SMI_FILL_ZONE, room - size) : 0;
+    if (size <= room && intact == room - size) return SAGEMEM_OK;
+    snprintf(why, why_size, "was written to %zu bytes behind its end (overflow)", intact + 1);
+    return SAGEMEM_E_CORRUPT;
+}
+
+static sagemem_status smi_huge_intact(const smi_page *page, char *why, size_t why_size) {
+    if (!smi_checked(page->domain)) return SAGEMEM_OK;
+    size_t front = (size_t)(page->start - page->base), behind = page->bytes - front - page->size;
+    if (smi_scan_quiet(page->base, SMI_FILL_ZONE, front) != front) {
+        snprintf(why, why_size, "was written to in front of its first byte (underflow)");
+        return SAGEMEM_E_CORRUPT;
+    }
+    size_t intact = smi_scan_quiet(page->start + page->size, SMI_FILL_ZONE, behind);
+    if (intact == behind) return SAGEMEM_OK;
+    snprintf(why, why_size, "was written to %zu bytes behind its end (overflow)", intact + 1);
+    return SAGEMEM_E_CORRUPT;
+}
+
+/* The header of the block that `at` lies in, found from the start of its chunk, or NULL. */
+static char *smi_chunk_walk(const smi_domain *d, const smi_page *page, const char *at) {
+    for (char *h = page->start + d->pre; h - d->pre < smi_chunk_top(d, page);) {
+        uint64_t word = smi_get(h);
+        if (!smi_word_good(d, h, word) || smi_units(word) == 0) return h; /* damaged: nothing behind it can be told */
+        char *next = h + smi_units(word) * 16;
+        if (at < next - d->pre) return h;
+        h = next;
+    }
+    return NULL;
+}
+
+static sagemem_status smi_resolve_dead(const smi_page *page, const void *p, char *text, size_t size) {
+    const char *heap = page->kind == SMI_DEAD ? page->name : page->domain->base->name;
+    char scope[SMI_NAME_MAX + 24] = "";
+    if (page->file != NULL) snprintf(scope, sizeof scope, "scope %s %llu of ", page->file, (unsigned long long)page->id);
+    const char *ended = page->kind == SMI_SPARE || (page->file != NULL && !page->state) ? "has ended" : page->state ? "has ended" : "gave its pages back";
+    if (page->kind == SMI_DEAD && page->tag != SAGEMEM_TAG_SAME && page->file == NULL && !page->state)
+        snprintf(text, size, "%p was freed already: it lies in pages of tag '%s' that heap '%s' gave back; look for a second free of it", p, sagemem_tag_name(page->tag), heap);
+    else
+        snprintf(text, size, "%p is stale: it lies in memory of %sheap '%s', which %s; look for a pointer that outlives it", p, scope, heap, ended);
+    return SAGEMEM_E_STALE;
+}
+
+static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_ref *ref, char *text, size_t size) {
+    int64_t index = smi_slab_index(page, p);
+    ref->tag = page->tag;
+    ref->size = page->block_size;
+    if (index < 0) {
+        uintptr_t offset = (uintptr_t)p - (uintptr_t)page->start;
+        smi_describe(ref, offset < page->limit ? page->start + offset / page->block_size * page->block_size : page->start, text, size);
+        size_t used = strlen(text);
+        memmove(text + 64, text, used + 1 < size - 64 ? used + 1 : size - 64);
+        char lead[65];
+        snprintf(lead, sizeof lead, offset < page->limit ? "%p lies inside " : "%p was never allocated; nearest is ", p);
+        size_t length = strlen(lead);
+        memmove(text + length, text + 64, strlen(text + 64) + 1);
+        memcpy(text, lead, length);
+        return SAGEMEM_E_FOREIGN;
+    }
+    const smi_cell *cell = (const smi_cell *)p;
+    if (!smi_cell_proves_quiet(page, cell)) return SAGEMEM_OK;
+    if (page->domain->owner == smi_self() || page->domain->owner == SMI_ANY) {
+        /* The proof may be an accident of the block's contents: look before accusing. */
+        uint64_t map[SMI_SLAB_WORDS];
+        if (smi_slab_free_map(page, map) >= 0 && !smi_bit(map, (size_t)index)) return SAGEMEM_OK;
+    }
+    char what[SMI_WHY];
+    smi_describe(ref, p, what, sizeof what);
+    snprintf(text, size, "%s was freed already; look for a second free of it", what);
+    return SAGEMEM_E_STALE;
+}
+
+static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi_ref *ref, char *text, size_t size) {
+    const smi_domain *d = page->domain;
+    char *header = (char *)(uintptr_t)p - 8;
+    char what[SMI_WHY], why[80];
+    bool place = ((uintptr_t)p & 15) == 0 && header >= page->start + d->pre && header - d->pre < smi_chunk_top(d, page);
+    uint64_t word = place ? smi_get(header) : 0;
+    bool good = place && smi_word_good(d, header, word);
+    if (!good) {
+        char *in = smi_chunk_walk(d, page, (const char *)p);
+        if (in == NULL) {
+            snprintf(text, size, "%p was never allocated: it lies in unused memory of heap '%s'", p, d->base->name);
+            return SAGEMEM_E_FOREIGN;
+        }
+        word = smi_get(in);
+        good = smi_word_good(d, in, word);
+        ref->header = in;
+        ref->word = word;
+        ref->tag = good ? smi_word_tag(word) : (sagemem_tag)SAGEMEM_UNTAGGED;
+        ref->size = good ? smi_chunk_size(d, in, word) : 0;
+        if (good) smi_ref_extra(ref);
+        smi_describe(ref, in + 8, what, sizeof what);
+        if (in == header || !good) {
+            snprintf(text, size, "%s: the word in front of it is damaged; look for an underflow there or an overflow of the block before it", what);
+            return SAGEMEM_E_CORRUPT;
+        }
+        bool live = smi_word_state(word) == SMI_LIVE;
+        snprintf(text, size, "%p %s %s%s", p, live ? "lies inside" : "lies in freed memory,", what, live ? "; only the start of a block can be used" : "");
+        return live ? SAGEMEM_E_FOREIGN : SAGEMEM_E_STALE;
+    }
+    ref->header = header;
+    ref->word = word;
+    ref->tag = smi_word_tag(word);
+    smi_state state = smi_word_state(word);
+    if (state == SMI_FREE || state == SMI_APART) {
+        ref->size = (size_t)smi_units(word) * 16 - 8 - d->pre;
+        snprintf(text, size, "block %p (%zu bytes, %s%s%sheap '%s') was freed already; look for a second free of it", p, ref->size, d->base != d ? "scope " : "", d->base != d ? d->name : "",
+                 d->base != d ? " of " : "", d->base->name);
+        return SAGEMEM_E_STALE;
+    }
+    ref->size = smi_chunk_size(d, header, word);
+    smi_ref_extra(ref);
+    smi_describe(ref, p, what, sizeof what);
+    if (state != SMI_LIVE) {
+        const char *file = d->pre != 0 && state == SMI_QUARANTINED ? (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FREE_FILE)) : NULL;
+        int line = file != NULL ? (int)(smi_get(smi_extra_at(header, SMI_X_LINES)) >> 32) : 0;
+        if (file != NULL) snprintf(text, size, "%s was freed already, at %s:%d", what, file, line);
+        else snprintf(text, size, "%s was freed already; look for a second free of it", what);
+        return SAGEMEM_E_STALE;
+    }
+    sagemem_status status = smi_chunk_intact(d, header, word, why, sizeof why);
+    if (status != SAGEMEM_OK) snprintf(text, size, "%s %s", what, why);
+    return status;
+}
+
+/* A pointer into a huge block, past the part that the page map knows: any heap's, by a walk. For messages. */
+static const smi_page *smi_find_huge(const smi_domain *d, const char *p) {
+    for (; d != NULL; d = d->sibling_next) {
+        smi_lock_take((smi_lock *)(uintptr_t)&d->lock);
+        const smi_page *found = NULL;
+        for (const smi_domain *s = d; s != NULL && found == NULL; s = s->inner)
+            for (const smi_page *page = s->pages; page != NULL && found == NULL; page = page->domain_next)
+                if (page->kind == SMI_HUGE && p >= page->base && p < page->base + page->bytes) found = page;
+        smi_lock_give((smi_lock *)(uintptr_t)&d->lock);
+        if (found == NULL && d->children != NULL) found = smi_find_huge(d->children, p);
+        if (found != NULL) return found;
+    }
+    return NULL;
+}
+
+static sagemem_status smi_resolve_foreign(const void *p, char *text, size_t size) {
+    smi_lock_take(&smi_registry_lock);
+    const smi_page *huge = smi_process.children != NULL ? smi_find_huge(smi_process.children, (const char *)p) : NULL;
+    char heap[SMI_NAME_MAX] = "";
+    const void *start = huge != NULL ? huge->start : NULL;
+    sagemem_tag tag = huge != NULL ? huge->tag : (sagemem_tag)SAGEMEM_UNTAGGED;
+    size_t bytes = huge != NULL ? huge->size : 0;
+    if (huge != NULL) snprintf(heap, sizeof heap, "%s", huge->domain->base->name);
+    smi_lock_give(&smi_registry_lock);
+    if (huge != NULL) snprintf(text, size, "%p lies inside block %p (%zu bytes, tag '%s', heap '%s'); only the start of a block can be used", p, start, bytes, sagemem_tag_name(tag), heap);
+    else snprintf(text, size, "%p does not come from sagemem; give it back to what made it (malloc'ed: free; on the stack or static: not at all)", p);
+    return SAGEMEM_E_FOREIGN;
+}
+
+/* Fills in ref for a live, undamaged block; otherwise says in `text` what the pointer is. */
+static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_t size) {
+    memset(ref, 0, sizeof *ref);
+    smi_page *page = smi_lookup(p);
+    if (page == NULL || page->kind == SMI_DEAD) {
+        smi_system_block *b = smi_system_find(p);
+        if (b == NULL) return page == NULL ? smi_resolve_foreign(p, text, size) : smi_resolve_dead(page, p, text, size);
+        ref->system = b;
+        ref->domain = b->domain;
+        ref->size = b->size;
+        ref->tag = b->tag;
+        ref->file = b->file;
+        ref->line = b->line;
+        return SAGEMEM_OK;
+    }
+    ref->page = page;
+    ref->domain = page->domain;
+    switch (page->kind) {
+    case SMI_SLAB: return smi_resolve_slab(page, p, ref, text, size);
+    case SMI_CHUNK: return smi_resolve_chunk(page, p, ref, text, size);
+    case SMI_SPARE: return smi_resolve_dead(page, p, text, size);
+    default: break;
+    }
+    ref->size = page->size;
+    ref->tag = page->tag;
+    ref->file = page->file;
+    ref->line = page->line;
+    char what[SMI_WHY], why[80];
+    if (p != page->start) {
+        smi_describe(ref, page->start, what, sizeof what);
+        bool inside = (const char *)p >= page->base && (const char *)p < page->base + page->bytes;
+        snprintf(text, size, inside ? "%p lies inside %s; only the start of a block can be used" : "%p does not come from sagemem; it lies in front of %s", p, what);
+        return SAGEMEM_E_FOREIGN;
+    }
+    smi_describe(ref, p, what, sizeof what);
+    if (SMI_LOAD(&page->huge_state) != 0) {
+        snprintf(text, size, "%s was freed already; look for a second free of it", what);
+        return SAGEMEM_E_STALE;
+    }
+    sagemem_status status = smi_huge_intact(page, why, sizeof why);
+    if (status != SAGEMEM_OK) snprintf(text, size, "%s %s", what, why);
+    return status;
+}
+
+/* Like smi_resolve; anything but a live block goes to the fault handler. */
+static sagemem_status smi_resolve_or_fault(const void *p, smi_ref *ref, const char *call) {
+    char text[SMI_WHY + 40];
+    sagemem_status status = smi_resolve(p, ref, text, sizeof text);
+    if (SMI_LIKELY(status == SAGEMEM_OK)) return SAGEMEM_OK;
+    return smi_fault(status == SAGEMEM_E_CORRUPT ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
+}
+
+/* -- Blocks freed by other threads. A slab block goes to its page's list, the page to its heap's list when it had none;
+ *    any other block to its heap's list of blocks. The owner collects on its slow paths, in scopes and checked heaps
+ *    before each allocation (so that their peaks are exact). ------------------------------------------------- */
+
+static void smi_remote_slab(smi_page *page, smi_cell *cell) {
+    uint32_t index = (uint32_t)smi_slab_index(page, cell) + 1;
+    uint32_t old = SMI_LOAD(&page->remote), fresh;
+    if (smi_watched) smi_watch_free(cell, page->block_size);
+    do {
+        smi_pair_quiet(cell, old & 0xFFFF, (uintptr_t)(old & 0xFFFF) ^ (uintptr_t)cell ^ page->key);
+        fresh = ((old >> 16) + 1) << 16 | index;
+        /* release: the links above are seen by whoever takes the list */
+    } while (!SMI_CAS(&page->remote, &old, fresh));
+    if (old != 0) return;
+    /* The first in the list enters the page. It cannot go before that: the owner takes its list only from there. */
+    smi_domain *heap = page->domain;
+    smi_page *first = SMI_LOAD(&heap->remote_pages);
+    do page->remote_next = first;
+    while (!SMI_CAS(&heap->remote_pages, &first, page));
+}
+
+static void smi_remote_block(smi_domain *heap, void *block) {
+    void *first = SMI_LOAD(&heap->remote_blocks);
+    do smi_set(block, (uint64_t)(uintptr_t)first);
+    while (!SMI_CAS(&heap->remote_blocks, &first, block));
+}
+
+/* Gives back a live block that belongs to another thread. */
+static void smi_free_remote(const smi_ref *ref, void *block, const char *call) {
+    smi_page *page = ref->page;
+    smi_domain *d = ref->domain;
+    if (page->kind == SMI_SLAB) {
+        smi_remote_slab(page, (smi_cell *)block);
+        return;
+    }
+    bool won;
+    if (page->kind == SMI_CHUNK) {
+        uint64_t word = ref->word;
+        while (!(won = smi_swap(ref->header, word, smi_with_state(word, SMI_REMOTE)))) {
+            word = smi_get(ref->header); /* the owner may have marked its neighbour */
+            if (smi_word_state(word) != SMI_LIVE) break;
+        }
+    } else {
+        won = __atomic_exchange_n(&page->huge_state, 1u, __ATOMIC_ACQ_REL) == 0;
+    }
+    if (!won) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "block %p (tag '%s', heap '%s') was freed by two threads at once", block, sagemem_tag_name(ref->tag), d->base->name);
+        return;
+    }
+    smi_count_remote(d, ref->tag, ref->size, false);
+    smi_remote_block(d->base, block);
+}
+
+static void smi_free_own(const smi_ref *ref, void *block, smi_site site);
+
+static void smi_collect_page(smi_domain *heap, smi_page *page) {
+    uint32_t remote = __atomic_exchange_n(&page->remote, 0u, __ATOMIC_ACQ_REL);
+    uint32_t count = remote >> 16, at = remote & 0xFFFF, done = 0;
+    uint64_t seen[SMI_SLAB_WORDS];
+    memset(seen, 0, (page->capacity + 63u) / 64u * sizeof *seen);
+    while (done < count) {
+        if (at == 0 || at > page->capacity || smi_bit(seen, at - 1)) {
+            smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "sagemem_free", "a block of %u bytes (tag '%s', heap '%s') was freed twice by other threads, or written to after it was freed", page->block_size,
+                      sagemem_tag_name(page->tag), heap->name);
+            break;
+        }
+        smi_bits_set(seen, at - 1, 1);
+        smi_cell *cell = (smi_cell *)(void *)(page->start + (size_t)(at - 1) * page->block_size);
+        at = (uint32_t)(uintptr_t)smi_cell_next_quiet(cell);
+        if (smi_watched) smi_cell_push_quiet(page, cell);
+        else smi_cell_push(page, cell);
+        done++;
+    }
+    smi_slab_returned(heap, page, done);
+}
+
+/* Takes what other threads gave back. Owner. */
+static void smi_collect(smi_domain *heap) {
+    smi_page *page = SMI_LOAD(&heap->remote_pages) != NULL ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL) : NULL;
+    while (page != NULL) {
+        smi_page *next = page->remote_next; /* read before the page's list is taken: then it may be entered again */
+        smi_collect_page(heap, page);
+        page = next;
+    }
+    char *block = SMI_LOAD(&heap->remote_blocks) != NULL ? (char *)__atomic_exchange_n(&heap->remote_blocks, (void *)NULL, __ATOMIC_ACQ_REL) : NULL;
+    while (block != NULL) {
+        char *next = (char *)(uintptr_t)smi_get(block);
+        smi_ref ref;
+        memset(&ref, 0, sizeof ref);
+        ref.page = smi_lookup(block);
+        ref.domain = ref.page->domain;
+        if (ref.page->kind == SMI_CHUNK) {
+            ref.header = block - 8;
+            ref.word = smi_with_state(smi_get(ref.header), SMI_LIVE);
+            smi_set(ref.header, ref.word);
+            ref.tag = smi_word_tag(ref.word);
+            ref.size = smi_chunk_size(ref.domain, ref.header, ref.word);
+        } else {
+            ref.tag = ref.page->tag;
+            ref.size = ref.page->size;
+        }
+        smi_site nowhere = {NULL, 0};
+        smi_lock_take(&heap->lock); /* a reader sees the block in neither list, never in both */
+        smi_count_remote(ref.domain, ref.tag, ref.size, true);
+        smi_lock_give(&heap->lock);
+        smi_free_own(&ref, block, nowhere);
+        block = next;
+    }
+    if (SMI_LOAD(&heap->trim_wanted)) smi_domain_trim(heap);
+}
+
+SMI_INLINE bool smi_pending(const smi_domain *heap) {
+    return SMI_LOAD(&heap->remote_pages) != NULL || SMI_LOAD(&heap->remote_blocks) != NULL || SMI_LOAD(&heap->trim_wanted);
+}
+
+/* -- Allocation -------------------------------------------------------------------------------------------------- */
+
+static sagemem_status smi_heap_wrong(const sagemem_heap *heap, const char *call) {
+    const smi_page *page = smi_lookup(heap);
+    bool readable = page != NULL && page->kind == SMI_META;
+    if (readable && heap->magic == (SMI_ENDED ^ (uintptr_t)heap))
+        return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "heap '%s' has ended; look for a pointer to it that lives on", heap->name);
+    if (!readable || heap->magic != (SMI_MAGIC ^ (uintptr_t)heap))
+        return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call, "%p is not a heap; pass what sagemem_heap_create returned, or NULL for the thread's own", (const void *)heap);
+    return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' belongs to another thread; use a heap of this thread, sagemem_heap_adopt, or SAGEMEM_HEAP_SHARED", heap->name);
+}
+
+/* The heap, if the calling thread may change it now; a shared one is locked. NULL: the fault handler was called. */
+static smi_domain *smi_enter(sagemem_heap *heap, const char *call) {
+    if (heap == NULL) heap = smi_mine.heap != NULL ? smi_mine.heap : sagemem_heap_default();
+    if (heap == NULL) return NULL;
+    if (SMI_LIKELY(smi_lookup(heap) != NULL && heap->magic == (SMI_MAGIC ^ (uintptr_t)heap))) {
+        uintptr_t owner = SMI_LOAD(&heap->owner);
+        if (SMI_LIKELY(owner == smi_self())) return heap;
+        if (owner == SMI_ANY) {
+            smi_lock_take(&heap->use_lock);
+            return heap;
+        }
+    }
+    smi_heap_wrong(heap, call);
+    return NULL;
+}
+static void smi_leave(smi_domain *heap) {
+    if (SMI_LOAD(&heap->owner) == SMI_ANY) smi_lock_give(&heap->use_lock);
+}
+
+/* Whether a (tag, size) with few bytes in this heap should have slab pages: `rare` counts its blocks in chunks, by a
+ * hash whose collisions only make that come sooner. */
+SMI_INLINE uint16_t *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t size) {
+    return &d->rare[((uint32_t)tag * 2654435761u ^ smi_class_of(size) * 40503u) >> 7 & (SMI_RARE - 1)];
+}
+
+/* A slab heap's small block: from a slab page if the class has one or has earned one, else from a chunk. */
+static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    unsigned class_index = smi_class_of(size);
+    size_t in_chunk = ((size + 8 + 15) & ~(size_t)15) - 8;
+    if (smi_bins_of(d, tag)->pages[class_index] == 0) {
+        uint16_t *rare = smi_rare_of(d, tag, in_chunk);
+        if ((size_t)*rare * smi_class_size(class_index) < smi_slab_least(smi_class_size(class_index))) {
+            void *block = smi_chunk_alloc(d, 16, size, tag, site, call);
+            if (block == NULL) return NULL;
+            size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
+            if (usable <= SMI_SMALL_MAX && *smi_rare_of(d, tag, usable) < UINT16_MAX) ++*smi_rare_of(d, tag, usable);
+            return block;
+        }
+    }
+    return smi_slab_alloc(d, size, tag, call);
+}
+
+static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed, const char *call) {
+    smi_domain *heap = d->base;
+    *zeroed = false;
+    if (smi_os_fails()) {
+        smi_fail_system(call, size);
+        return NULL;
+    }
+    if (smi_pending(heap)) smi_collect(heap);
+    if (size >= 65536 && alignment < 64) alignment = 64;
+    bool small = d->slab && size <= SMI_SMALL_MAX && alignment <= 16;
+    if (!smi_records_ready(d, tag)) return NULL;
+    if ((heap->flags & SAGEMEM_HEAP_SYSTEM) != 0) return smi_system_alloc(d, alignment, size, tag, site, call);
+    if (small) return smi_small_alloc(d, size, tag, site, call);
+    if (size <= SMI_CHUNK_BLOCK_MAX && alignment <= SMI_CHUNK_BLOCK_MAX / 4) return smi_chunk_alloc(d, alignment, size, tag, site, call);
+    return smi_huge_alloc(d, alignment, size, tag, site, zeroed, call);
+}
+
+typedef struct smi_reclaimer {
+    const char *name;
+    int priority;
+    sagemem_reclaim_fn fn;
+    void *ctx;
+} smi_reclaimer;
+static smi_reclaimer smi_reclaimers[SMI_RECLAIMERS];
+static uint32_t smi_reclaimer_count;
+
+static void smi_domain_release_kept(smi_domain *heap);
+
+/* One more attempt at making room after a failure; *step counts them. False: nothing is left to try. No lock is held. */
+static bool smi_reclaim(smi_domain *heap, uint32_t *step, uint64_t wanted) {
+    sagemem_status status = smi_mine.error.status;
+    if ((status != SAGEMEM_E_LIMIT && status != SAGEMEM_E_NOMEM) || smi_mine.reclaiming) return false;
+    if ((*step)++ == 0) {
+        if (heap != NULL && smi_enter(heap, "reclaim") != NULL) {
+            smi_domain_release_kept(heap);
+            smi_leave(heap);
+        }
+        smi_lock_take(&smi_span_lock);
+        smi_regions_purge(0, true);
+        smi_lock_give(&smi_span_lock);
+        return true;
+    }
+    sagemem_error before = smi_mine.error;
+    for (;;) {
+        smi_lock_take(&smi_registry_lock);
+        uint32_t i = *step - 2;
+        smi_reclaimer next = {NULL, 0, NULL, NULL};
+        if (i < smi_reclaimer_count) next = smi_reclaimers[i];
+        smi_lock_give(&smi_registry_lock);
+        if (next.fn == NULL) break;
+        ++*step;
+        smi_mine.reclaiming = true;
+        uint64_t got = next.fn(next.ctx, wanted);
+        smi_mine.reclaiming = false;
+        if (got > 0) return true;
+    }
+    smi_mine.error = before;
+    return false;
+}
+
+static void smi_pressure_look(void);
+
+/* Everything that the short paths do not do. */
+SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
+    if (SMI_UNLIKELY(tag > SAGEMEM_TAG_MAX)) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
+        return NULL;
+    }
+    for (uint32_t step = 0;;) {
+        smi_domain *entered = smi_enter(heap, call);
+        if (entered == NULL) return NULL;
+        bool zeroed, abort_on_nomem = (entered->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0;
+        zero |= (entered->flags & SAGEMEM_HEAP_ZERO) != 0;
+        smi_domain *d = entered->top;
+        void *block = smi_domain_alloc(d, alignment, size, tag, site, &zeroed, call);
+        if (block != NULL && zero && !zeroed) memset(block, 0, (entered->flags & SAGEMEM_HEAP_ZERO) != 0 ? sagemem_size(block) : size);
+        smi_leave(entered);
+        if (block != NULL) {
+            smi_pressure_look();
+            return block;
+        }
+        if (smi_reclaim(entered, &step, size)) continue;
+        if (abort_on_nomem && smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
+            smi_log(SAGEMEM_LOG_ERROR, "%s: %zu bytes for tag '%s': %s", call, size, sagemem_tag_name(tag), smi_mine.error.message);
+            abort();
+        }
+        return NULL;
+    }
+}
+
+/* The short path: the thread's own heap, no scope open, a block in the current slab page. NULL: the long way. */
+SMI_INLINE void *smi_alloc_fast(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL;
+    smi_domain *d = heap->top;
+    if (SMI_UNLIKELY(!d->fast || size > SMI_SMALL_MAX || tag >= d->bins_count)) return NULL;
+    smi_page *page = d->bins[tag]->current[smi_class_of(size)];
+    smi_cell *cell = page->cells;
+    if (SMI_UNLIKELY(cell == NULL || !smi_cell_proves(page, cell))) return NULL;
+    page->cells = cell->next;
+    cell->proof = 0;
+    SMI_ADD(&page->total, 1);
+    return cell;
+}
+
+/* The short path of a scope: an exact fit or the room at the end of its chunk. */
+SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL;
+    smi_domain *d = heap->top;
+    if (SMI_UNLIKELY(!d->bump || d->pre != 0 || smi_watched || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX || smi_pending(heap) || smi_mine.fail_at != 0)) return NULL;
+    smi_group *group = SMI_LOAD(&d->group[tag / SMI_GROUP]);
+    uint64_t units = (size + 8 + 15) / 16;
+    if (units < 2) units = 2;
+    if (SMI_UNLIKELY(group == NULL || d->chain != NULL || (units <= SMI_UNITS_APART && d->lists[units] != NULL) || (size_t)(d->bump_end - d->bump_at) < units * 16)) return NULL;
+    char *header = d->bump_at;
+    d->bump_at += units * 16;
+    SMI_STORE((smi_u64 *)(void *)header, smi_word(d, header, units, tag, SMI_LIVE));
+    smi_count_alloc(d, tag, units * 16 - 8, 1);
+    SMI_ADD(&d->header_bytes, 8);
+    return header + 8;
+}
+
+SMI_INLINE void *smi_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
+    void *block = smi_alloc_fast(heap, size, tag);
+    if (SMI_UNLIKELY(block == NULL)) {
+        block = smi_alloc_bump(heap, size, tag);
+        if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, 16, size, tag, site, zero, call);
+    }
+    if (zero) memset(block, 0, size);
+    return block;
+}
+
+/* -- Free -------------------------------------------------------------------------------------------------------- */
+
+/* Gives back a live block of the calling thread's heap (or of a shared one that it has locked). */
+static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
+    smi_domain *d = ref->domain;
+    smi_page *page = ref->page;
+    switch (page->kind) {
+    case SMI_SLAB:
+        if (smi_watched) {
+            smi_watch_free(block, page->block_size);
+            smi_cell_push_quiet(page, (smi_cell *)block);
+        } else {
+            smi_cell_push(page, (smi_cell *)block);
+        }
+        smi_slab_returned(d, page, 1);
+        break;
+    case SMI_CHUNK:
+        if (d->rare != NULL && ref->size <= SMI_SMALL_MAX) {
+            uint16_t *rare = smi_rare_of(d, ref->tag, ref->size);
+            if (*rare > 0) --*rare;
+        }
+        smi_chunk_forget(d, ref->header, ref->word);
+        if (smi_checked(d)) smi_quarantine_enter(d, ref->header, ref->word, site);
+        else smi_chunk_free(d, page, ref->header, ref->word);
+        break;
+    default: smi_huge_free(d, page); break;
+    }
+}
+
+SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
+    if (block == NULL) return;
+    smi_ref ref;
+    smi_page *page = smi_lookup(block);
+    /* A shared heap is locked before its block is looked at: another thread may be changing the page. */
+    smi_domain *heap = page != NULL && page->kind >= SMI_SLAB && page->kind <= SMI_HUGE ? page->domain->base : NULL;
+    bool shared = heap != NULL && SMI_LOAD(&heap->owner) == SMI_ANY;
+    if (shared) smi_lock_take(&heap->use_lock);
+    char text[SMI_WHY + 40];
+    sagemem_status status = smi_resolve(block, &ref, text, sizeof text);
+    if (status != SAGEMEM_OK) {
+        if (shared) smi_lock_give(&heap->use_lock);
+        bool damaged = status == SAGEMEM_E_CORRUPT;
+        if (site.file != NULL) smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s (freed at %s:%d)", text, site.file, site.line);
+        else smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
+        return;
+    }
+    if (ref.system != NULL) smi_system_free(ref.system);
+    else if (shared || SMI_LOAD(&ref.domain->base->owner) == smi_self()) smi_free_own(&ref, block, site);
+    else smi_free_remote(&ref, block, call);
+    if (shared) smi_lock_give(&heap->use_lock);
+}
+
+/* The short path of a scope; false: the long way. */
+SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
+    smi_domain *d = page->domain;
+    char *header = (char *)block - 8;
+    if (!d->bump || d->pre != 0 || smi_watched || d->chain != NULL || SMI_LOAD(&d->base->owner) != smi_self()) return false;
+    if (((uintptr_t)block & 15) != 0 || header < page->start || header >= smi_chunk_top(d, page)) return false;
+    uint64_t word = SMI_LOAD((smi_u64 *)(void *)header);
+    if (!smi_word_good(d, header, word) || smi_word_state(word) != SMI_LIVE) return false;
+    smi_count_free(d, smi_word_tag(word), smi_units(word) * 16 - 8, 1);
+    SMI_SUB(&d->header_bytes, 8);
+    smi_chunk_free(d, page, header, word);
+    return true;
+}
+
+SMI_INLINE void smi_free(void *block, smi_site site, const char *call) {
+    smi_page *page = smi_lookup(block);
+    if (SMI_UNLIKELY(page == NULL || SMI_LOAD(&page->owner) != smi_self())) {
+        if (page == NULL || page->kind != SMI_CHUNK || !smi_free_bump(page, block)) smi_free_slow(block, site, call);
+        return;
+    }
+    smi_cell *cell = (smi_cell *)block;
+    uintptr_t offset = (uintptr_t)block - (uintptr_t)page->start;
+    if (SMI_UNLIKELY(offset >= page->limit || (uint64_t)offset * page->inverse >= page->inverse || smi_cell_proves(page, cell))) {
+        smi_free_slow(block, site, call);
+        return;
+    }
+    smi_cell_push(page, cell);
+    SMI_ADD(&page->freed, 1);
+    if (SMI_UNLIKELY(page->freed == page->trigger)) smi_slab_event(page->domain, page);
+}
+
+/* -- Scopes ------------------------------------------------------------------------------------------------------ */
+
+/* What is reported and checked of all live blocks of a domain. `visit` sees a ref whose block is at `block`. */
+typedef void (*smi_visit_fn)(void *ctx, const smi_ref *ref, void *block);
+
+static void smi_visit_slab(smi_domain *d, smi_page *page, smi_visit_fn visit, void *ctx) {
+    uint64_t map[SMI_SLAB_WORDS];
+    if (smi_slab_free_map(page, map) < 0) return; /* damaged: sagemem_heap_check says so */
+    for (uint32_t i = 0; i < page->limit / page->block_size; i++) {
+        if (smi_bit(map, i)) continue;
+        smi_ref ref;
+        memset(&ref, 0, sizeof ref);
+        ref.page = page;
+        ref.domain = d;
+        ref.size = page->block_size;
+        ref.tag = page->tag;
+        visit(ctx, &ref, page->start + (size_t)i * page->block_size);
+    }
+}
+
+static void smi_visit_chunk(smi_domain *d, smi_page *page, smi_visit_fn visit, void *ctx) {
+    for (char *h = page->start + d->pre; h - d->pre < smi_chunk_top(d, page);) {
+        uint64_t word = smi_get(h);
+        if (!smi_word_good(d, h, word) || smi_units(word) == 0) return;
+        char *next = h + smi_units(word) * 16;
+        if (smi_word_state(word) == SMI_LIVE) {
+            smi_ref ref;
+            memset(&ref, 0, sizeof ref);
+            ref.page = page;
+            ref.domain = d;
+            ref.header = h;
+            ref.word = word;
+            ref.size = smi_chunk_size(d, h, word);
+            ref.tag = smi_word_tag(word);
+            smi_ref_extra(&ref);
+            visit(ctx, &ref, h + 8);
+        }
+        h = next;
+    }
+}
+
+static void smi_visit_system(smi_domain *d, smi_visit_fn visit, void *ctx) {
+    for (smi_system_block *b = (smi_system_block *)d->system_blocks, *next; b != NULL; b = next) {
+        next = b->next;
+        smi_ref ref;
+        memset(&ref, 0, sizeof ref);
+        ref.system = b;
+        ref.domain = d;
+        ref.size = b->size;
+        ref.tag = b->tag;
+        ref.file = b->file;
+        ref.line = b->line;
+        visit(ctx, &ref, (char *)b + SMI_SYSTEM_HEADER);
+    }
+}
+
+/* Every live block of one domain. Owner. */
+static void smi_visit_domain(smi_domain *d, smi_visit_fn visit, void *ctx) {
+    for (smi_page *page = d->pages, *next; page != NULL; page = next) {
+        next = page->domain_next;
+        if (page->kind == SMI_CHUNK) {
+            smi_visit_chunk(d, page, visit, ctx);
+        } else if (SMI_LOAD(&page->huge_state) == 0) {
+            smi_ref ref;
+            memset(&ref, 0, sizeof ref);
+            ref.page = page;
+            ref.domain = d;
+            ref.size = page->size;
+            ref.tag = page->tag;
+            ref.file = page->file;
+            ref.line = page->line;
+            visit(ctx, &ref, page->start);
+        }
+    }
+    for (uint32_t g = 0; g < d->groups_end; g++)
+        for (int i = 0; d->group[g] != NULL && i < SMI_GROUP; i++)
+            for (smi_page *page = d->group[g]->record[i].slabs; page != NULL; page = page->domain_next) smi_visit_slab(d, page, visit, ctx);
+    smi_visit_system(d, visit, ctx);
+}
+
+static size_t smi_domain_check(smi_domain *d, bool fault);
+
+static void smi_scope_cleanups(smi_domain *scope) {
+    while (scope->cleanups != NULL) {
+        smi_cleanup *c = scope->cleanups, now = *c;
+        scope->cleanups = now.next;
+        smi_meta_free(c, sizeof *c);
+        now.fn(now.ctx);
+    }
+}
+
+static void smi_forget_visit(void *ctx, const smi_ref *ref, void *block) {
+    (void)ctx;
+    if (ref->system == NULL) smi_watch_free(block, ref->size);
+}
+
+/* Tools hear that the blocks are gone; the short way would not name them. */
+static void smi_domain_forget(smi_domain *d) {
+    if (smi_watched) smi_visit_domain(d, smi_forget_visit, NULL);
+    while (d->system_blocks != NULL) smi_system_free((smi_system_block *)d->system_blocks);
+}
+
+/* A scope's pages leave it: chunks are kept for the next scope up to a bound, the rest goes. */
+static void smi_scope_drop_pages(smi_domain *scope) {
+    smi_domain *heap = scope->base;
+    smi_lock_take(&heap->lock);
+    smi_page *page = scope->pages;
+    scope->pages = NULL;
+    for (smi_page *p = page; p != NULL; p = p->domain_next) heap->page_count--;
+    smi_lock_give(&heap->lock);
+    scope->chunk = NULL;
+    scope->bump_at = scope->bump_end = NULL;
+    for (smi_page *next; page != NULL; page = next) {
+        next = page->domain_next;
+        bool keep = page->kind == SMI_CHUNK && heap->spare_bytes + page->bytes <= SMI_KEEP_MAX && !heap->ending;
+        if (!keep) {
+            smi_span_free(scope, page);
+            continue;
+        }
+        page->kind = SMI_SPARE;
+        page->file = scope != heap ? scope->name : NULL;
+        page->id = scope->id;
+        page->domain = heap;
+        page->domain_next = heap->spares; /* newest, so largest, first */
+        heap->spares = page;
+        heap->spare_bytes += page->bytes;
+    }
+}
+
+/* The heap's totals take over what the scope counted; what was left in it is freed now. Under the heap's lock. */
+static void smi_scope_fold(smi_domain *scope) {
+    for (uint32_t g = 0; g < scope->groups_end; g++) {
+        for (int i = 0; scope->group[g] != NULL && i < SMI_GROUP; i++) {
+            const smi_record *r = &scope->group[g]->record[i];
+            if (r->alloc_blocks == 0) continue;
+            sagemem_tag tag = (sagemem_tag)(g * SMI_GROUP + (unsigned)i);
+            if (scope->chain != NULL) {
+                smi_count_free(scope->chain, tag, smi_record_bytes(r), smi_record_blocks(r));
+                continue;
+            }
+            smi_record *above = smi_record_find(scope->base, tag); /* made with the scope's: see smi_records_ready */
+            SMI_ADD(&above->alloc_bytes, r->alloc_bytes);
+            SMI_ADD(&above->alloc_blocks, r->alloc_blocks);
+            SMI_ADD(&above->free_bytes, r->alloc_bytes);
+            SMI_ADD(&above->free_blocks, r->alloc_blocks);
+        }
+    }
+}
+
+static void smi_domain_dispose(smi_domain *d);
+
+static uint64_t smi_peak_of(const smi_domain *d) {
+    uint64_t peak = SMI_LOAD(&d->peak), sum = SMI_LOAD(&d->sum);
+    return sum > peak ? sum : peak;
+}
+
+/* Ends the innermost scope of a heap. */
+static void smi_scope_end(smi_domain *heap) {
+    smi_domain *scope = heap->top;
+    smi_scope_cleanups(scope);
+    smi_collect(heap);
+    if (smi_checked(scope)) smi_domain_check(scope, true);
+    scope->quarantine_first = scope->quarantine_last = NULL;
+    scope->duration_ns = smi_os_now_ns() - scope->began_ns;
+    smi_lock_take(&heap->lock);
+    if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->scope_seen + smi_peak_of(scope) > smi_peak_of(heap)) smi_publish(heap, true);
+    smi_scope_fold(scope);
+    scope->outer->inner = NULL;
+    heap->top = scope->outer;
+    SMI_SUB(&heap->scopes, 1);
+    smi_domain *old = heap->ended;
+    heap->ended = scope;
+    smi_lock_give(&heap->lock);
+    smi_domain_forget(scope);
+    smi_scope_drop_pages(scope);
+    if (old == NULL) return;
+    if (heap->unused == NULL) heap->unused = old;
+    else smi_domain_dispose(old);
+}
+
+/* A scope structure, empty, every list and record as new. */
+static smi_domain *smi_scope_fresh(smi_domain *heap) {
+    smi_domain *s = heap->unused;
+    heap->unused = NULL;
+    if (s == NULL) return (smi_domain *)smi_meta_alloc(sizeof *s);
+    for (uint32_t g = 0; g < s->groups_end; g++)
+        if (s->group[g] != NULL) memset(s->group[g], 0, sizeof *s->group[g]);
+    memset(s, 0, offsetof(struct sagemem_heap, groups_end));
+    return s;
+}
+
+SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id) {
+    const char *call = "sagemem_scope_begin";
+    if (kind == NULL || kind[0] == '\0') return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a scope needs a kind: pass text such as \"forest\"");
+    smi_domain *h = smi_enter(heap, call);
+    if (h == NULL) return smi_mine.error.status;
+    const char *name = h->ended != NULL && strncmp(h->ended->name, kind, SMI_NAME_MAX - 1) == 0 ? h->ended->name : NULL;
+    if (name == NULL) {
+        smi_lock_take(&smi_registry_lock);
+        name = smi_intern(kind);
+        smi_lock_give(&smi_registry_lock);
+    }
+    smi_domain *s = name != NULL && !smi_os_fails() ? smi_scope_fresh(h) : NULL;
+    if (s == NULL) {
+        if (name != NULL && smi_mine.error.status == SAGEMEM_OK) smi_fail_system(call, sizeof *s);
+        smi_leave(h);
+        return smi_mine.error.status;
+    }
+    smi_domain *outer = h->top;
+    s->base = h;
+    s->outer = outer;
+    s->chain = outer != h || h->exact ? outer : NULL;
+    s->name = name;
+    s->id = id;
+    s->flags = h->flags;
+    s->pre = h->pre;
+    s->post = h->post;
+    s->bump = s->exact = true;
+    s->top = s;
+    s->budget.up = &outer->budget;
+    s->salt = (h->salt += SMI_MIX) * SMI_MIX;
+    s->epoch = 1;
+    s->began_ns = smi_os_now_ns();
+    smi_lock_take(&h->lock);
+    outer->inner = s;
+    h->top = s;
+    SMI_ADD(&h->scopes, 1);
+    smi_lock_give(&h->lock);
+    smi_leave(h);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_scope_end(sagemem_heap *heap) {
+    const char *call = "sagemem_scope_end";
+    smi_domain *h = smi_enter(heap, call);
+    if (h == NULL) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_OK;
+    if (h->top != h) smi_scope_end(h);
+    else if (h->ended != NULL)
+        status = smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "no scope is open in heap '%s'; the last one, %s %llu, has ended already; pair each begin with one end", h->name, h->ended->name,
+                           (unsigned long long)h->ended->id);
+    else status = smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "no scope was begun in heap '%s'; call sagemem_scope_begin first", h->name);
+    smi_leave(h);
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_scope_defer(sagemem_heap *heap, void (*cleanup)(void *ctx), void *ctx) {
+    const char *call = "sagemem_scope_defer";
+    if (cleanup == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "cleanup is NULL: pass the function to call when the scope ends");
+    smi_domain *h = smi_enter(heap, call);
+    if (h == NULL) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_OK;
+    smi_cleanup *c = NULL;
+    if (h->top == h) status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
+    else if (smi_os_fails() || (c = (smi_cleanup *)smi_meta_alloc(sizeof *c)) == NULL) status = c == NULL && smi_mine.error.status != SAGEMEM_OK ? smi_mine.error.status : smi_fail_system(call, sizeof *c);
+    if (c != NULL) {
+        c->fn = cleanup;
+        c->ctx = ctx;
+        c->next = h->top->cleanups;
+        h->top->cleanups = c;
+    }
+    smi_leave(h);
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_scope_limit(sagemem_heap *heap, uint64_t bytes) {
+    const char *call = "sagemem_scope_limit";
+    smi_domain *h = smi_enter(heap, call);
+    if (h == NULL) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_OK;
+    if (h->top == h) status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
+    else SMI_STORE(&h->top->budget.limit, bytes);
+    smi_leave(h);
+    return status;
+}
+
+/* The allocator's ctx: heap and tag, in a record that lives as long as the heap. */
+typedef struct smi_hand {
+    struct smi_hand *next;
+    sagemem_heap *heap;
+    sagemem_tag tag;
+} smi_hand;
+
+/* -- Heaps ------------------------------------------------------------------------------------------------------- */
+
+static smi_domain *smi_heaps_ended, **smi_heaps_ended_last = &smi_heaps_ended; /* structures of ended heaps, oldest first */
+static uint32_t smi_heaps_ended_count;
+enum { SMI_HEAPS_REMEMBERED = 64 }; /* so that a call on an ended heap can be told from one on a new heap */
+static sagemem_heap_desc smi_default_desc;
+static sagemem_source smi_default_source;
+
+/* Frees a domain's structure and records. */
+static void smi_domain_dispose(smi_domain *d) {
+    for (uint32_t g = 0; g < d->groups_end; g++) smi_meta_free(d->group[g], sizeof(smi_group));
+    for (uint32_t t = 0; t < d->bins_count; t++)
+        if (d->bins[t] != &smi_no_bins) smi_meta_free(d->bins[t], sizeof(smi_bins));
+    smi_meta_free(d->bins, d->bins_count * sizeof *d->bins);
+    smi_meta_free(d->rare, SMI_RARE * sizeof *d->rare);
+    for (smi_hand *hand = d->hands, *next; hand != NULL; hand = next) {
+        next = hand->next;
+        smi_meta_free(hand, sizeof *hand);
+    }
+    if (d->base != d) {
+        smi_meta_free(d, sizeof *d);
+        return;
+    }
+    const char *name = d->name;
+    memset(d, 0, sizeof *d);
+    d->magic = SMI_ENDED ^ (uintptr_t)d;
+    d->name = name;
+    smi_lock_take(&smi_registry_lock);
+    *smi_heaps_ended_last = d;
+    smi_heaps_ended_last = &d->sibling_next;
+    smi_heaps_ended_count++;
+    smi_lock_give(&smi_registry_lock);
+}
+
+/* Under smi_registry_lock. */
+static smi_domain *smi_heap_structure(void) {
+    smi_domain *d = smi_heaps_ended;
+    if (smi_heaps_ended_count < SMI_HEAPS_REMEMBERED) return (smi_domain *)smi_meta_alloc(sizeof *d);
+    smi_heaps_ended = d->sibling_next;
+    if (smi_heaps_ended == NULL) smi_heaps_ended_last = &smi_heaps_ended;
+    smi_heaps_ended_count--;
+    memset(d, 0, sizeof *d);
+    return d;
+}
+
+static bool smi_heap_may_be_fast(const smi_domain *h) {
+    return h->slab && (h->flags & (SAGEMEM_HEAP_ZERO | SAGEMEM_HEAP_SHARED)) == 0 && !smi_watched && smi_mine.fail_at == 0;
+}
+
+static sagemem_status smi_desc_check(const sagemem_heap_desc *desc, const char *call) {
+    uint32_t known = SAGEMEM_HEAP_ZERO | SAGEMEM_HEAP_ABORT_ON_NOMEM | SAGEMEM_HEAP_CHECKED | SAGEMEM_HEAP_SITES | SAGEMEM_HEAP_SYSTEM | SAGEMEM_HEAP_SHARED;
+    if ((desc->flags & ~known) != 0) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "flags 0x%x are unknown; use SAGEMEM_HEAP_*", (unsigned)(desc->flags & ~known));
+    const sagemem_source *source = desc->source;
+    if (source != NULL && (source->map_fn == NULL || source->unmap_fn == NULL || (source->page_size & (source->page_size - 1)) != 0))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source needs map_fn, unmap_fn and a page_size that is a power of two (0: the system's)");
+    const sagemem_heap *parent = desc->parent;
+    if (parent != NULL && (smi_lookup(parent) == NULL || parent->magic != (SMI_MAGIC ^ (uintptr_t)parent)))
+        return smi_fail(SAGEMEM_E_STALE, 0, call, "the parent %p is no live heap; a parent must outlive its children", (const void *)parent);
+    return SAGEMEM_OK;
+}
+
+static void *smi_source_system_map(void *ctx, size_t size, size_t alignment);
+
+static void smi_heap_init(smi_domain *h, const sagemem_heap_desc *desc, const char *name) {
+    h->base = h->top = h;
+    h->name = name;
+    h->flags = desc->flags;
+    h->purge_delay_ms = desc->purge_delay_ms != 0 ? desc->purge_delay_ms : 1000;
+    h->parent = desc->parent != NULL ? desc->parent : &smi_process;
+    h->budget.up = &h->parent->budget;
+    h->budget.limit = desc->limit;
+    if (desc->source != NULL && desc->source->map_fn != smi_source_system_map) {
+        h->has_source = true;
+        h->source = *desc->source;
+        if (h->source.page_size == 0) h->source.page_size = smi_os_page;
+    }
+    bool extra = (desc->flags & (SAGEMEM_HEAP_CHECKED | SAGEMEM_HEAP_SITES)) != 0;
+    h->pre = extra ? SMI_EXTRA : 0;
+    h->post = (desc->flags & SAGEMEM_HEAP_CHECKED) != 0 ? SMI_RED_ZONE : 0;
+    h->slab = !extra && (desc->flags & SAGEMEM_HEAP_SYSTEM) == 0;
+    h->exact = !h->slab;
+    h->fast = smi_heap_may_be_fast(h);
+    h->salt = ((smi_secret += SMI_MIX) ^ (uintptr_t)h) * SMI_MIX;
+    h->epoch = 1;
+    smi_lock_init(&h->lock);
+    smi_lock_init(&h->use_lock);
+    h->magic = SMI_MAGIC ^ (uintptr_t)h;
+    SMI_STORE_RELEASE(&h->owner, (desc->flags & SAGEMEM_HEAP_SHARED) != 0 ? SMI_ANY : smi_self());
+}
+
+static sagemem_heap *smi_heap_create(const sagemem_heap_desc *desc, bool is_default, const char *call) {
+    static const sagemem_heap_desc defaults = {NULL, NULL, 0, NULL, 0, 0};
+    smi_start();
+    if (desc == NULL) desc = &defaults;
+    if (smi_desc_check(desc, call) != SAGEMEM_OK) return NULL;
+    if (smi_os_fails()) {
+        smi_fail_system(call, sizeof(smi_domain));
+        return NULL;
+    }
+    smi_os_watch_thread();
+    smi_lock_take(&smi_registry_lock);
+    const char *name = smi_intern(desc->name != NULL && desc->name[0] != '\0' ? desc->name : "heap");
+    smi_domain *h = name != NULL ? smi_heap_structure() : NULL;
+    uint16_t *rare = h != NULL ? (uint16_t *)smi_meta_alloc(SMI_RARE * sizeof *rare) : NULL;
+    if (rare != NULL) {
+        smi_heap_init(h, desc, name);
+        h->is_default = is_default;
+        if (h->slab) h->rare = rare;
+        else smi_meta_free(rare, SMI_RARE * sizeof *rare);
+        smi_account_begin(h->parent);
+        h->sibling_next = h->parent->children;
+        if (h->sibling_next != NULL) h->sibling_next->sibling_prev = h;
+        h->parent->children = h;
+    }
+    smi_lock_give(&smi_registry_lock);
+    if (rare == NULL && h != NULL) smi_meta_free(h, sizeof *h);
+    return rare != NULL ? h : NULL;
+}
+
+SAGEMEM_API sagemem_heap *sagemem_heap_create(const sagemem_heap_desc *desc) { return smi_heap_create(desc, false, "sagemem_heap_create"); }
+
+/* Every heap below `parent` in turn, parents first; NULL starts. Under smi_registry_lock. */
+static smi_domain *smi_heap_after(smi_domain *parent, smi_domain *h) {
+    if (h == NULL) return parent->children;
+    if (h->children != NULL) return h->children;
+    while (h != parent && h->sibling_next == NULL) h = h->parent;
+    return h != parent ? h->sibling_next : NULL;
+}
+
+/* The pages' own copy of the owner, for the short path of free. */
+static void smi_heap_set_owner(smi_domain *h, uintptr_t owner) {
+    SMI_STORE_RELEASE(&h->owner, owner);
+    for (uint32_t g = 0; g < h->groups_end; g++)
+        for (int i = 0; h->group[g] != NULL && i < SMI_GROUP; i++)
+            for (smi_page *page = h->group[g]->record[i].slabs; page != NULL; page = page->domain_next) SMI_STORE(&page->owner, h->fast ? owner : 0);
+}
+
+SAGEMEM_API sagemem_heap *sagemem_heap_default(void) {
+    if (smi_mine.heap != NULL) return smi_mine.heap;
+    smi_start();
+    smi_os_watch_thread();
+    smi_lock_take(&smi_registry_lock);
+    smi_domain *h = NULL;
+    while ((h = smi_heap_after(&smi_process, h)) != NULL)
+        if (h->is_default && !h->frozen && SMI_LOAD_ACQUIRE(&h->owner) == 0) break; /* a dead thread's */
+    if (h != NULL) smi_heap_set_owner(h, smi_self());
+    sagemem_heap_desc desc = smi_default_desc;
+    smi_lock_give(&smi_registry_lock);
+    if (h == NULL) h = smi_heap_create(&desc, true, "sagemem_heap_default");
+    return smi_mine.heap = h;
+}
+
+SAGEMEM_API sagemem_status sagemem_heap_default_configure(const sagemem_heap_desc *desc) {
+    static const sagemem_heap_desc defaults = {NULL, NULL, 0, NULL, 0, 0};
+    const char *call = "sagemem_heap_default_configure";
+    smi_start();
+    if (desc == NULL) desc = &defaults;
+    sagemem_status status = smi_desc_check(desc, call);
+    if (status != SAGEMEM_OK) return status;
+    smi_lock_take(&smi_registry_lock);
+    const char *name = desc->name != NULL ? smi_intern(desc->name) : NULL;
+    if (desc->name != NULL && name == NULL) {
+        status = smi_mine.error.status;
+    } else {
+        smi_default_desc = *desc;
+        smi_default_desc.name = name;
+        if (desc->source != NULL) {
+            smi_default_source = *desc->source;
+            smi_default_desc.source = &smi_default_source;
+        }
+    }
+    smi_lock_give(&smi_registry_lock);
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_heap_get_desc(const sagemem_heap *heap, sagemem_heap_desc *out) {
+    const char *call = "sagemem_heap_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_heap_desc");
+    if (heap == NULL) heap = sagemem_heap_default();
+    if (heap == NULL) return smi_mine.error.status;
+    if (smi_lookup(heap) == NULL || heap->magic != (SMI_MAGIC ^ (uintptr_t)heap)) return smi_heap_wrong(heap, call);
+    out->name = heap->name;
+    out->parent = heap->parent != &smi_process ? heap->parent : NULL;
+    out->limit = SMI_LOAD(&heap->budget.limit);
+    out->source = heap->has_source ? &heap->source : NULL;
+    out->flags = heap->flags;
+    out->purge_delay_ms = heap->purge_delay_ms;
+    return SAGEMEM_OK;
+}
+
+/* All slab pages of a record, out of the heap. */
+static void smi_record_clear(smi_domain *h, smi_record *r, smi_page **out) {
+    smi_lock_take(&h->lock);
+    uint64_t bytes = 0, blocks = 0;
+    while (r->slabs != NULL) {
+        smi_page *page = r->slabs;
+        uint64_t ever = page->folded + page->total;
+        bytes += ever * page->block_size;
+        blocks += ever;
+        smi_page_unlink(h, &r->slabs, page);
+        page->owner = 0;
+        page->next = *out;
+        *out = page;
+    }
+    SMI_ADD(&r->alloc_bytes, bytes);
+    SMI_ADD(&r->alloc_blocks, blocks);
+    SMI_ADD(&r->free_bytes, smi_record_bytes(r));
+    SMI_ADD(&r->free_blocks, smi_record_blocks(r));
+    smi_lock_give(&h->lock);
+}
+
+/* Everything in a heap goes: scopes with their clean-ups, blocks, pages. Its totals stay. */
+static void smi_heap_clear(smi_domain *h) {
+    while (h->top != h) smi_scope_end(h);
+    smi_collect(h);
+    if (smi_checked(h)) smi_domain_check(h, true);
+    smi_lock_take(&h->lock);
+    smi_publish(h, false);
+    smi_lock_give(&h->lock);
+    smi_page *gone = NULL;
+    for (smi_domain *left; (left = h->left) != NULL;) {
+        /* Scopes that a dead thread left open. */
+        smi_lock_take(&h->lock);
+        h->left = left->sibling_next;
+        smi_lock_give(&h->lock);
+        while (left->inner != NULL) left = left->inner;
+        for (smi_domain *outer; left != h; left = outer) {
+            outer = left->outer;
+            smi_lock_take(&h->lock);
+            smi_scope_fold(left);
+            if (outer != h) outer->inner = NULL;
+            smi_lock_give(&h->lock);
+            smi_domain_forget(left);
+            smi_scope_drop_pages(left);
+            smi_domain_dispose(left);
+        }
+    }
+    smi_domain_forget(h);
+    for (uint32_t t = 0; t < h->groups_end * SMI_GROUP; t++) {
+        smi_record *r = smi_record_find(h, (sagemem_tag)t);
+        if (r == NULL) continue;
+        if (h->exact) smi_count_free(h, (sagemem_tag)t, smi_record_bytes(r), smi_record_blocks(r));
+        else smi_record_clear(h, r, &gone);
+    }
+    for (uint32_t t = 0; t < h->bins_count; t++)
+        for (int c = 0; h->bins[t] != &smi_no_bins && c < SMI_CLASSES; c++) {
+            h->bins[t]->current[c] = &smi_no_page;
+            h->bins[t]->queue[c] = NULL;
+            h->bins[t]->pages[c] = 0;
+        }
+    for (smi_page *next; gone != NULL; gone = next) {
+        next = gone->next;
+        smi_span_free(h, gone);
+    }
+    smi_scope_drop_pages(h);
+    memset(h->lists, 0, sizeof h->lists);
+    h->list_map[0] = h->list_map[1] = 0;
+    if (h->rare != NULL) memset(h->rare, 0, SMI_RARE * sizeof *h->rare);
+    h->quarantine_first = h->quarantine_last = NULL;
+    h->quarantine_bytes = h->empty_bytes = h->chunk_bytes = h->slab_bytes = 0;
+    SMI_STORE(&h->header_bytes, 0);
+    smi_domain_trim(h);
+    smi_lock_take(&h->lock);
+    smi_publish(h, false);
+    smi_lock_give(&h->lock);
+}
+
+/* A heap that the calling thread may end: its own, a shared one, or one whose owner has ended. */
+static smi_domain *smi_enter_to_end(sagemem_heap *heap, const char *call) {
+    if (heap == NULL) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "the heap is NULL; name the one that is meant: sagemem_heap_default() is the thread's own");
+        return NULL;
+    }
+    bool alive = smi_lookup(heap) != NULL && heap->magic == (SMI_MAGIC ^ (uintptr_t)heap);
+    if (alive && !heap->frozen && SMI_LOAD_ACQUIRE(&heap->owner) == 0) smi_heap_set_owner(heap, smi_self());
+    return smi_enter(heap, call);
+}
+
+/* The parent's totals take over what the heap counted. Under smi_registry_lock. */
+static void smi_heap_bequeath(smi_domain *h) {
+    smi_domain *parent = h->parent;
+    smi_lock_take(&parent->lock);
+    for (uint32_t t = 0; t < h->groups_end * SMI_GROUP; t++) {
+        const smi_record *r = smi_record_find(h, (sagemem_tag)t);
+        smi_record *above = r != NULL && r->alloc_blocks > 0 ? smi_record_make(parent, (sagemem_tag)t) : NULL;
+        if (above == NULL) continue;
+        SMI_ATOMIC_ADD(&above->gone_bytes, r->alloc_bytes + SMI_LOAD(&r->gone_bytes));
+        SMI_ATOMIC_ADD(&above->gone_blocks, r->alloc_blocks + SMI_LOAD(&r->gone_blocks));
+    }
+    smi_lock_give(&parent->lock);
+}
+
+SAGEMEM_API void sagemem_heap_destroy(sagemem_heap *heap) {
+    const char *call = "sagemem_heap_destroy";
+    smi_domain *h = smi_enter_to_end(heap, call);
+    if (h == NULL) return;
+    if (SMI_LOAD(&h->children) != NULL) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' has child heaps ('%s'); destroy those first", h->name, h->children->name);
+        smi_leave(h);
+        return;
+    }
+    while (h->top != h) smi_scope_end(h);
+    smi_leave(h);
+    if (h == smi_mine.heap) smi_mine.heap = NULL;
+    h->ending = true;
+    smi_heap_clear(h);
+    smi_lock_take(&smi_registry_lock);
+    smi_heap_bequeath(h);
+    if (h->sibling_next != NULL) h->sibling_next->sibling_prev = h->sibling_prev;
+    if (h->sibling_prev != NULL) h->sibling_prev->sibling_next = h->sibling_next;
+    else h->parent->children = h->sibling_next;
+    smi_lock_give(&smi_registry_lock);
+    smi_uncharge(&h->budget, SMI_LOAD(&h->budget.reserved), NULL);
+    SMI_STORE_RELEASE(&h->owner, (uintptr_t)0);
+    if (h->ended != NULL) smi_domain_dispose(h->ended);
+    if (h->unused != NULL) smi_domain_dispose(h->unused);
+    smi_domain_dispose(h);
+}
+
+SAGEMEM_API void sagemem_heap_reset(sagemem_heap *heap) {
+    smi_domain *h = smi_enter_to_end(heap, "sagemem_heap_reset");
+    if (h == NULL) return;
+    smi_heap_clear(h);
+    smi_leave(h);
+}
+
+SAGEMEM_API sagemem_status sagemem_heap_adopt(sagemem_heap *heap) {
+    const char *call = "sagemem_heap_adopt";
+    if (heap == NULL) return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "the heap is NULL; name the one to adopt");
+    if (smi_lookup(heap) == NULL || heap->magic != (SMI_MAGIC ^ (uintptr_t)heap)) return smi_heap_wrong(heap, call);
+    smi_os_watch_thread();
+    smi_lock_take(&smi_registry_lock);
+    uintptr_t owner = SMI_LOAD_ACQUIRE(&heap->owner);
+    bool busy = (heap->is_default && owner != 0 && owner != smi_self()) || heap->frozen;
+    if (!busy && owner != SMI_ANY && owner != smi_self()) {
+        heap->is_default = false;
+        smi_heap_set_owner(heap, smi_self());
+    }
+    smi_lock_give(&smi_registry_lock);
+    if (!busy) return SAGEMEM_OK;
+    return smi_fail(SAGEMEM_E_BUSY, 0, call, heap->frozen ? "heap '%s' belonged to a thread that did not survive fork; it cannot be used any more" : "heap '%s' is the default heap of a thread that lives; make a heap with sagemem_heap_create to hand it over",
+                    heap->name);
+}
+
+/* -- Threads and fork -------------------------------------------------------------------------------------------- */
+
+/* The calling thread ends: clean-ups of its open scopes run, its blocks stay, its heaps are nobody's. */
+static void smi_thread_ends(void) {
+    smi_domain *h = NULL;
+    for (;;) {
+        smi_lock_take(&smi_registry_lock);
+        h = smi_heap_after(&smi_process, NULL);
+        while (h != NULL && SMI_LOAD(&h->owner) != smi_self()) h = smi_heap_after(&smi_process, h);
+        smi_lock_give(&smi_registry_lock);
+        if (h == NULL) break;
+        for (smi_domain *s = h->top; s != h; s = s->outer) smi_scope_cleanups(s);
+        smi_lock_take(&smi_registry_lock);
+        smi_lock_take(&h->lock);
+        if (h->inner != NULL) {
+            h->inner->orphan = true;
+            h->inner->sibling_next = h->left;
+            h->left = h->inner;
+            h->inner = NULL;
+            h->top = h;
+            SMI_STORE(&h->scopes, 0);
+        }
+        smi_heap_set_owner(h, 0);
+        smi_lock_give(&h->lock);
+        smi_lock_give(&smi_registry_lock);
+    }
+    smi_mine.heap = NULL;
+}
+
+static void smi_fork_locks(bool take) {
+    smi_lock *last[] = {&smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_meta_lock};
+    if (take) smi_lock_take(&smi_registry_lock);
+    for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
+        if (take && SMI_LOAD(&h->owner) == SMI_ANY) smi_lock_take(&h->use_lock);
+        if (take) smi_lock_take(&h->lock);
+        else smi_lock_give(&h->lock);
+        if (!take && SMI_LOAD(&h->owner) == SMI_ANY) smi_lock_give(&h->use_lock);
+    }
+    for (size_t i = 0; i < sizeof last / sizeof last[0]; i++) {
+        if (take) smi_lock_take(last[i]);
+        else smi_lock_give(last[i]);
+    }
+    if (!take) smi_lock_give(&smi_registry_lock);
+}
+static void smi_fork_before(void) { smi_fork_locks(true); }
+static void smi_fork_parent(void) { smi_fork_locks(false); }
+static void smi_watch_forked(void);
+
+/* In the child only the forking thread lives. Heaps of the others may have stopped halfway through a change: their
+ * blocks stay valid and may be freed, but nobody takes these heaps over. */
+static void smi_fork_child(void) {
+    smi_lock *locks[] = {&smi_registry_lock, &smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_meta_lock};
+    for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++) smi_lock_init(locks[i]);
+    smi_lock_init(&smi_process.lock);
+    for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
+        smi_lock_init(&h->lock);
+        smi_lock_init(&h->use_lock);
+        uintptr_t owner = SMI_LOAD(&h->owner);
+        if (owner == smi_self() || owner == SMI_ANY || owner == 0) continue;
+        h->frozen = true;
+        smi_heap_set_owner(h, 0);
+    }
+    smi_watch_forked();
+}
+
+static void smi_init(void) {
+    smi_os_page = smi_os_page_size();
+    smi_secret = smi_os_random();
+    smi_watched = smi_os_watched();
+    smi_lock_init(&smi_process.lock);
+    smi_process.base = smi_process.top = &smi_process;
+    smi_process.name = "process";
+    smi_process.epoch = 1;
+    smi_process.magic = SMI_MAGIC ^ (uintptr_t)&smi_process;
+    smi_process.bump = true;
+    for (int i = 0; i < SMI_CLASSES; i++) smi_no_bins.current[i] = &smi_no_page;
+    smi_os_at_thread_exit(smi_thread_ends);
+    smi_os_at_fork(smi_fork_before, smi_fork_parent, smi_fork_child);
+}
+
+/* -- Checking walker --------------------------------------------------------------------------------------------- */
+
+typedef struct smi_check_ctx {
+    bool fault;
+    size_t damaged;
+} smi_check_ctx;
+
+static void smi_damage(smi_check_ctx *c, const char *text) {
+    c->damaged++;
+    if (c->fault) smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "check", "%s", text);
+    else smi_log(SAGEMEM_LOG_ERROR, "check: %s", text);
+}
+
+static void smi_check_slab(smi_check_ctx *c, const smi_page *page) {
+    uint64_t map[SMI_SLAB_WORDS];
+    int64_t found = smi_slab_free_map(page, map);
+    uint32_t used = SMI_LOAD(&page->total) - SMI_LOAD(&page->freed), threaded = page->limit / page->block_size;
+    int64_t remote = SMI_LOAD_ACQUIRE(&page->remote) >> 16;
+    if (found >= 0 && found - remote + used == threaded) return;
+    char text[SMI_WHY];
+    snprintf(text, sizeof text, "free blocks of %u bytes (tag '%s', heap '%s', page %p) were written to after they were freed, or a block overflowed into them", page->block_size, sagemem_tag_name(page->tag),
+             page->domain->name, (void *)page->base);
+    smi_damage(c, text);
+}
+
+static void smi_check_chunk(smi_check_ctx *c, smi_domain *d, smi_page *page) {
+    char text[SMI_WHY + 80], what[SMI_WHY], why[80];
+    for (char *h = page->start + d->pre; h - d->pre < smi_chunk_top(d, page);) {
+        uint64_t word = smi_get(h);
+        if (!smi_word_good(d, h, word) || smi_units(word) == 0) {
+            snprintf(text, sizeof text, "the word in front of block %p (heap '%s') is damaged: an overflow of the block before it, or an underflow; what lies behind it was not checked", (void *)(h + 8), d->base->name);
+            smi_damage(c, text);
+            return;
+        }
+        smi_ref ref;
+        memset(&ref, 0, sizeof ref);
+        ref.domain = d;
+        ref.header = h;
+        ref.tag = smi_word_tag(word);
+        smi_state state = smi_word_state(word);
+        if (state == SMI_LIVE || state == SMI_QUARANTINED) {
+            ref.size = smi_chunk_size(d, h, word);
+            smi_ref_extra(&ref);
+            sagemem_status status = smi_chunk_intact(d, h, word, why, sizeof why);
+            size_t at = state == SMI_QUARANTINED && status == SAGEMEM_OK ? smi_scan_quiet(h + 8, SMI_FILL_FREED, ref.size) : ref.size;
+            if (at < ref.size) snprintf(why, sizeof why, "was written to at byte %zu after it was freed", at);
+            if (status != SAGEMEM_OK || at < ref.size) {
+                smi_describe(&ref, h + 8, what, sizeof what);
+                snprintf(text, sizeof text, "%s %s", what, why);
+                smi_damage(c, text);
+            }
+        }
+        h += smi_units(word) * 16;
+    }
+}
+
+static void smi_check_huge(smi_check_ctx *c, const smi_page *page) {
+    char text[SMI_WHY + 80], what[SMI_WHY], why[80];
+    if (smi_huge_intact(page, why, sizeof why) == SAGEMEM_OK) return;
+    smi_ref ref;
+    memset(&ref, 0, sizeof ref);
+    ref.domain = page->domain;
+    ref.tag = page->tag;
+    ref.size = page->size;
+    ref.file = page->file;
+    ref.line = page->line;
+    smi_describe(&ref, page->start, what, sizeof what);
+    snprintf(text, sizeof text, "%s %s", what, why);
+    smi_damage(c, text);
+}
+
+/* All blocks of one domain, free ones too; the number damaged. Owner. */
+static size_t smi_domain_check(smi_domain *d, bool fault) {
+    smi_check_ctx c = {fault, 0};
+    for (smi_page *page = d->pages; page != NULL; page = page->domain_next) {
+        if (page->kind == SMI_CHUNK) smi_check_chunk(&c, d, page);
+        else smi_check_huge(&c, page);
+    }
+    for (uint32_t g = 0; g < d->groups_end; g++)
+        for (int i = 0; d->group[g] != NULL && i < SMI_GROUP; i++)
+            for (smi_page *page = d->group[g]->record[i].slabs; page != NULL; page = page->domain_next) smi_check_slab(&c, page);
+    return c.damaged;
+}
+
+/* -- The calls for blocks ---------------------------------------------------------------------------------------- */
+
+static const smi_site smi_nowhere = {NULL, 0};
+
+SAGEMEM_API void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag) { return smi_alloc(heap, size, tag, smi_nowhere, false, "sagemem_alloc"); }
+
+SAGEMEM_API void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag tag, const char *file, int line) {
+    smi_site site = {file, line};
+    return smi_alloc(heap, size, tag, site, false, "sagemem_alloc");
+}
+
+static bool smi_product(size_t count, size_t size, size_t *bytes, const char *call) {
+    if (!__builtin_mul_overflow(count, size, bytes)) return true;
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu objects of %zu bytes are more than an address can count; check how the number was computed", count, size);
+    return false;
+}
+
+SAGEMEM_API void *sagemem_calloc(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag) { return sagemem_calloc_at(heap, count, size, tag, NULL, 0); }
+
+SAGEMEM_API void *sagemem_calloc_at(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag, const char *file, int line) {
+    smi_site site = {file, line};
+    size_t bytes;
+    return smi_product(count, size, &bytes, "sagemem_calloc") ? smi_alloc(heap, bytes, tag, site, true, "sagemem_calloc") : NULL;
+}
+
+SAGEMEM_API void *sagemem_alloc_array(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag) {
+    size_t bytes;
+    return smi_product(count, size, &bytes, "sagemem_alloc_array") ? smi_alloc(heap, bytes, tag, smi_nowhere, false, "sagemem_alloc_array") : NULL;
+}
+
+SAGEMEM_API void *sagemem_aligned_alloc(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag) {
+    const char *call = "sagemem_aligned_alloc";
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > ((size_t)1 << 30)) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "alignment %zu is no power of two up to 1 GiB; 64 is a cache line, 4096 a page", alignment);
+        return NULL;
+    }
+    return smi_alloc_slow(heap, alignment < 16 ? 16 : alignment, size, tag, smi_nowhere, false, call);
+}
+
+SAGEMEM_API void *sagemem_memdup(sagemem_heap *heap, const void *data, size_t size, sagemem_tag tag) {
+    if (data == NULL && size > 0) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_memdup", "data is NULL, but %zu bytes are to be copied", size);
+        return NULL;
+    }
+    void *block = smi_alloc(heap, size, tag, smi_nowhere, false, "sagemem_memdup");
+    if (block != NULL && size > 0) memcpy(block, data, size);
+    return block;
+}
+
+SAGEMEM_API char *sagemem_strdup(sagemem_heap *heap, const char *text, sagemem_tag tag) { return sagemem_strdup_at(heap, text, tag, NULL, 0); }
+
+SAGEMEM_API char *sagemem_strdup_at(sagemem_heap *heap, const char *text, sagemem_tag tag, const char *file, int line) {
+    smi_site site = {file, line};
+    if (text == NULL) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_strdup", "text is NULL: pass a string, \"\" for none");
+        return NULL;
+    }
+    size_t size = strlen(text) + 1;
+    char *copy = (char *)smi_alloc(heap, size, tag, site, false, "sagemem_strdup");
+    if (copy != NULL) memcpy(copy, text, size);
+    return copy;
+}
+
+SAGEMEM_API void sagemem_free(void *block) { smi_free(block, smi_nowhere, "sagemem_free"); }
+
+SAGEMEM_API void sagemem_free_at(void *block, const char *file, int line) {
+    smi_site site = {file, line};
+    smi_free(block, site, "sagemem_free");
+}
+
+/* A live block in a chunk without smi_extra, resized where it is; false: it must move. Owner. */
+static bool smi_chunk_resize(smi_domain *d, smi_page *page, char *header, uint64_t word, size_t size) {
+    uint64_t have = smi_units(word), want = (size + 8 + 15) / 16;
+    if (size > SMI_CHUNK_BLOCK_MAX || (size >= 65536 && ((uintptr_t)(header + 8) & 63) != 0)) return false;
+    if (want < smi_units_min(d)) want = smi_units_min(d);
+    uint64_t units = have;
+    if (want > have) {
+        char *next = smi_next_header(d, page, header, have);
+        if (next == NULL) {
+            if (page != d->chunk || (size_t)(d->bump_end - d->bump_at) < (want - have) * 16) return false;
+            d->bump_at += (want - have) * 16;
+            units = want;
+        } else {
+            uint64_t behind = smi_get(next);
+            if (smi_word_state(behind) != SMI_FREE || have + smi_units(behind) < want) return false;
+            smi_list_remove(d, next, smi_units(behind));
+            units = smi_chunk_cut(d, page, header, have + smi_units(behind), want);
+        }
+    } else if (have - want >= smi_units_min(d) && (have - want) * 8 >= have) { /* worth it from an eighth on */
+        char *rest = header + want * 16;
+        uint64_t rest_word = smi_word(d, rest, have - want, 0, SMI_LIVE);
+        smi_set(rest, rest_word);
+        units = want;
+        smi_set(header, smi_word(d, header, units, smi_word_tag(word), SMI_LIVE) | (word & SMI_PREV_FREE));
+        smi_chunk_free(d, page, rest, rest_word);
+    }
+    if (units == have) return true;
+    smi_set(header, smi_word(d, header, units, smi_word_tag(word), SMI_LIVE) | (smi_get(header) & SMI_PREV_FREE));
+    if (units > have) smi_count_alloc(d, smi_word_tag(word), (units - have) * 16, 0);
+    else smi_count_free(d, smi_word_tag(word), (have - units) * 16, 0);
+    return true;
+}
+
+/* The block at another size in place, or NULL. Owner; unwatched. */
+static void *smi_resize_in_place(const smi_ref *ref, void *block, size_t size) {
+    smi_domain *d = ref->domain;
+    if (ref->system != NULL || d->pre != 0) return NULL; /* these move always: stale pointers then show */
+    if (ref->page->kind == SMI_HUGE) return size > SMI_CHUNK_BLOCK_MAX / 2 ? smi_huge_resize(d, ref->page, size) : NULL;
+    if (smi_watched) return size == ref->size ? block : NULL;
+    if (ref->page->kind == SMI_SLAB) return size <= ref->size && (size >= ref->size / 2 || ref->size <= 32) ? block : NULL;
+    if (d->rare != NULL && (size <= SMI_SMALL_MAX || ref->size <= SMI_SMALL_MAX)) /* small ones are counted by class */
+        return size <= ref->size && size >= ref->size / 2 ? block : NULL;
+    return smi_chunk_resize(d, ref->page, ref->header, ref->word, size) ? block : NULL;
+}
+
+/* The block elsewhere, with its contents; the old one is freed. NULL: it is as before. */
+static void *smi_resize_by_copy(const smi_ref *ref, void *block, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    bool zeroed, zero = (ref->domain->flags & SAGEMEM_HEAP_ZERO) != 0;
+    void *fresh = smi_domain_alloc(ref->domain, 16, size, tag, site, &zeroed, call);
+    if (fresh == NULL) return NULL;
+    size_t keep = ref->size < size ? ref->size : size;
+    memcpy(fresh, block, keep);
+    if (zero && !zeroed) memset((char *)fresh + keep, 0, sagemem_size(fresh) - keep);
+    if (ref->system != NULL) smi_system_free(ref->system);
+    else smi_free_own(ref, block, site);
+    return fresh;
+}
+
+static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    for (uint32_t step = 0;;) {
+        smi_page *page = smi_lookup(block);
+        smi_domain *heap = page != NULL && page->kind >= SMI_SLAB && page->kind <= SMI_HUGE ? page->domain->base : NULL;
+        bool shared = heap != NULL && SMI_LOAD(&heap->owner) == SMI_ANY;
+        if (shared) smi_lock_take(&heap->use_lock);
+        smi_ref ref;
+        void *result = NULL;
+        if (smi_resolve_or_fault(block, &ref, call) == SAGEMEM_OK) {
+            heap = ref.domain->base;
+            if (!shared && SMI_LOAD(&heap->owner) != smi_self() && !(ref.system != NULL && SMI_LOAD(&heap->owner) == SMI_ANY)) {
+                smi_heap_wrong(heap, call);
+                return NULL;
+            }
+            bool same = tag == SAGEMEM_TAG_SAME || tag == ref.tag;
+            sagemem_tag new_tag = same ? ref.tag : tag;
+            result = same ? smi_resize_in_place(&ref, block, size) : NULL;
+            if (result != NULL && (heap->flags & SAGEMEM_HEAP_ZERO) != 0) {
+                /* What may show when it grows again, and what it has grown by. */
+                size_t now = sagemem_size(result), from = size < ref.size ? size : ref.size;
+                memset((char *)result + from, 0, now - from);
+            }
+            if (result == NULL) result = smi_resize_by_copy(&ref, block, size, new_tag, site, call);
+            if (result == NULL && same && size <= ref.size && size > ref.size / 4) result = block; /* too large is better than not at all */
+        } else {
+            heap = NULL;
+        }
+        if (shared) smi_lock_give(&page->domain->base->use_lock);
+        if (result != NULL || heap == NULL || !smi_reclaim(heap, &step, size)) {
+            if (result == NULL && heap != NULL && (heap->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0 && smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
+                smi_log(SAGEMEM_LOG_ERROR, "%s: %zu bytes: %s", call, size, smi_mine.error.message);
+                abort();
+            }
+            return result;
+        }
+    }
+}
+
+SAGEMEM_API void *sagemem_realloc_at(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag, const char *file, int line) {
+    const char *call = "sagemem_realloc";
+    smi_site site = {file, line};
+    if (block == NULL) return smi_alloc(heap, size, tag == SAGEMEM_TAG_SAME ? (sagemem_tag)SAGEMEM_UNTAGGED : tag, site, false, call);
+    if (tag > SAGEMEM_TAG_MAX && tag != SAGEMEM_TAG_SAME) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
+        return NULL;
+    }
+    return smi_realloc(block, size, tag, site, call);
+}
+
+SAGEMEM_API void *sagemem_realloc(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag) { return sagemem_realloc_at(heap, block, size, tag, NULL, 0); }
+
+static smi_hand *smi_hands_of_default; /* heap NULL: these live for ever, one for each tag */
+
+static void *smi_hand_alloc(void *ctx, size_t size) { return sagemem_alloc(((smi_hand *)ctx)->heap, size, ((smi_hand *)ctx)->tag); }
+static void *smi_hand_realloc(void *ctx, void *block, size_t size) { return sagemem_realloc(((smi_hand *)ctx)->heap, block, size, ((smi_hand *)ctx)->tag); }
+static void smi_hand_free(void *ctx, void *block) {
+    (void)ctx;
+    sagemem_free(block);
+}
+
+SAGEMEM_API sagemem_allocator sagemem_allocator_for(sagemem_heap *heap, sagemem_tag tag) {
+    const char *call = "sagemem_allocator_for";
+    sagemem_allocator none = {NULL, NULL, NULL, NULL}, hand = {smi_hand_alloc, smi_hand_realloc, smi_hand_free, NULL};
+    smi_start();
+    if (tag > SAGEMEM_TAG_MAX) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
+        return none;
+    }
+    if (heap != NULL && (smi_lookup(heap) == NULL || heap->magic != (SMI_MAGIC ^ (uintptr_t)heap))) {
+        smi_heap_wrong(heap, call);
+        return none;
+    }
+    smi_lock_take(&smi_registry_lock);
+    smi_hand **list = heap != NULL ? &heap->hands : &smi_hands_of_default, *h = *list;
+    while (h != NULL && h->tag != tag) h = h->next;
+    if (h == NULL && !smi_os_fails() && (h = (smi_hand *)smi_meta_alloc(sizeof *h)) != NULL) {
+        h->heap = heap;
+        h->tag = tag;
+        h->next = *list;
+        *list = h;
+    }
+    smi_lock_give(&smi_registry_lock);
+    hand.ctx = h;
+    if (h != NULL) return hand;
+    smi_fail_system(call, sizeof *h);
+    return none;
+}
+
+/* -- Blocks, looked at ------------------------------------------------------------------------------------------- */
+
+SAGEMEM_API size_t sagemem_size(const void *block) {
+    smi_ref ref;
+    return smi_resolve_or_fault(block, &ref, "sagemem_size") == SAGEMEM_OK ? ref.size : 0;
+}
+SAGEMEM_API sagemem_tag sagemem_tag_of(const void *block) {
+    smi_ref ref;
+    return smi_resolve_or_fault(block, &ref, "sagemem_tag_of") == SAGEMEM_OK ? ref.tag : (sagemem_tag)SAGEMEM_UNTAGGED;
+}
+SAGEMEM_API sagemem_heap *sagemem_heap_of(const void *block) {
+    smi_ref ref;
+    return smi_resolve_or_fault(block, &ref, "sagemem_heap_of") == SAGEMEM_OK ? ref.domain->base : NULL;
+}
+
+SAGEMEM_API bool sagemem_owns(const void *pointer) {
+    const smi_page *page = smi_lookup(pointer);
+    if (page == NULL || page->kind == SMI_META || page->kind == SMI_DEAD || page->kind == SMI_SPARE) return smi_system_find(pointer) != NULL;
+    smi_ref ref;
+    char text[SMI_WHY + 40];
+    sagemem_error before = smi_mine.error;
+    sagemem_status status = smi_resolve(pointer, &ref, text, sizeof text);
+    smi_mine.error = before;
+    return status == SAGEMEM_OK || (status == SAGEMEM_E_CORRUPT && ref.header == (const char *)pointer - 8) || (status == SAGEMEM_E_CORRUPT && page->kind == SMI_HUGE);
+}
+
+SAGEMEM_API sagemem_status sagemem_check(const void *block) {
+    smi_ref ref;
+    char text[SMI_WHY + 40];
+    sagemem_status status = smi_resolve(block, &ref, text, sizeof text);
+    return status == SAGEMEM_OK ? SAGEMEM_OK : smi_fail(status, 0, "sagemem_check", "%s", text);
+}
+
+SAGEMEM_API size_t sagemem_heap_check(sagemem_heap *heap) {
+    smi_domain *h = smi_enter(heap, "sagemem_heap_check");
+    if (h == NULL) return 0;
+    size_t damaged = 0;
+    for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d)) damaged += smi_domain_check(d, false);
+    smi_leave(h);
+    return damaged;
+}
+
+typedef struct smi_visitor {
+    void (*visit)(void *ctx, const sagemem_block_info *info);
+    void *ctx;
+} smi_visitor;
+
+static void smi_visit_public(void *ctx, const smi_ref *ref, void *block) {
+    const smi_visitor *v = (const smi_visitor *)ctx;
+    const smi_domain *d = ref->domain;
+    sagemem_block_info info;
+    info.block = block;
+    info.size = ref->size;
+    info.tag = ref->tag;
+    info.heap = d->base;
+    info.scope_kind = d->base != d ? d->name : NULL;
+    info.scope_id = d->base != d ? d->id : 0;
+    info.file = ref->file;
+    info.line = ref->line;
+    v->visit(v->ctx, &info);
+}
+
+SAGEMEM_API void sagemem_heap_visit(sagemem_heap *heap, void (*visit)(void *ctx, const sagemem_block_info *info), void *ctx) {
+    if (visit == NULL) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_heap_visit", "visit is NULL: pass the function to call for each block");
+        return;
+    }
+    smi_domain *h = smi_enter(heap, "sagemem_heap_visit");
+    if (h == NULL) return;
+    smi_visitor v = {visit, ctx};
+    for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d)) smi_visit_domain(d, smi_visit_public, &v);
+    smi_leave(h);
+}
+
+/* -- Carrying blocks about --------------------------------------------------------------------------------------- */
+
+/* Looks a block up for a call that changes it: the heap is entered. False: the fault handler was called. */
+static bool smi_enter_block(void *block, smi_ref *ref, const char *call) {
+    if (smi_resolve_or_fault(block, ref, call) != SAGEMEM_OK) return false;
+    if (smi_enter(ref->domain->base, call) == NULL) return false;
+    if (smi_resolve_or_fault(block, ref, call) == SAGEMEM_OK) return true; /* once more: a shared heap is locked only now */
+    smi_leave(ref->domain->base);
+    return false;
+}
+
+/* A huge block changes its domain and keeps its pages. */
+static void smi_huge_move_out(smi_page *page, smi_domain *from, smi_domain *to) {
+    smi_lock_take(&from->base->lock);
+    smi_page_unlink(from, &from->pages, page);
+    smi_page_link(to, &to->pages, page);
+    smi_count_free(from, page->tag, page->size, 1);
+    smi_count_alloc(to, page->tag, page->size, 1);
+    SMI_ATOMIC_SUB(&from->budget.held, page->bytes);
+    page->domain = to;
+    smi_lock_give(&from->base->lock);
+}
+
+SAGEMEM_API void *sagemem_keep(void *block) {
+    const char *call = "sagemem_keep";
+    smi_ref ref;
+    if (!smi_enter_block(block, &ref, call)) return NULL;
+    smi_domain *from = ref.domain, *to = from->outer;
+    void *result = to == NULL ? block : NULL;
+    if (to != NULL && smi_records_ready(to, ref.tag)) {
+        if (ref.page != NULL && ref.page->kind == SMI_HUGE) {
+            smi_huge_move_out(ref.page, from, to);
+            result = block;
+        } else {
+            smi_site site = {ref.file, ref.line};
+            bool zeroed;
+            result = smi_domain_alloc(to, 16, ref.size, ref.tag, site, &zeroed, call);
+            if (result != NULL) {
+                memcpy(result, block, ref.size);
+                if (ref.system != NULL) smi_system_free(ref.system);
+                else smi_free_own(&ref, block, site);
+            }
+        }
+    }
+    smi_leave(from->base);
+    return result;
+}
+
+SAGEMEM_API void *sagemem_move(sagemem_heap *to, void *block) {
+    const char *call = "sagemem_move";
+    smi_ref ref;
+    if (smi_resolve_or_fault(block, &ref, call) != SAGEMEM_OK) return NULL;
+    smi_site site = {ref.file, ref.line};
+    if (SMI_LOAD(&ref.domain->base->owner) != smi_self() && SMI_LOAD(&ref.domain->base->owner) != SMI_ANY) {
+        smi_heap_wrong(ref.domain->base, call);
+        return NULL;
+    }
+    void *fresh = smi_alloc_slow(to, 16, ref.size, ref.tag, site, false, call);
+    if (fresh == NULL) return NULL;
+    memcpy(fresh, block, ref.size);
+    sagemem_free(block);
+    return fresh;
+}
+
+/* -- Statistics -------------------------------------------------------------------------------------------------- */
+
+static bool smi_heap_alive(const sagemem_heap *heap, const char *call) {
+    if (heap == &smi_process || (smi_lookup(heap) != NULL && heap->magic == (SMI_MAGIC ^ (uintptr_t)heap))) return true;
+    smi_heap_wrong(heap, call);
+    return false;
+}
+
+/* Heaps and all below, this tag. Under smi_registry_lock. */
+static void smi_tag_sum(smi_domain *h, sagemem_tag tag, smi_sums *s) {
+    smi_lock_take(&h->lock);
+    smi_domain_sum(h, tag, s);
+    smi_lock_give(&h->lock);
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_tag_sum(c, tag, s);
+}
+
+static void smi_all_sum(smi_domain *h, smi_sums *s) {
+    smi_lock_take(&h->lock);
+    for (uint32_t t = 0; t < SMI_LOAD(&h->groups_end) * SMI_GROUP; t++) smi_domain_sum(h, (sagemem_tag)t, s);
+    smi_lock_give(&h->lock);
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_all_sum(c, s);
+}
+
+/* Brings the peaks of h and of all below it up to date. Under smi_registry_lock. */
+static void smi_refresh(smi_domain *h) {
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_refresh(c);
+    if (h == &smi_process) return;
+    smi_lock_take(&h->lock);
+    smi_publish(h, false);
+    smi_lock_give(&h->lock);
+}
+
+/* Of held: what no block can use. Slab pages: the rest behind the last block. Under smi_registry_lock. */
+static uint64_t smi_overhead(smi_domain *h) {
+    uint64_t bytes = 0;
+    smi_lock_take(&h->lock);
+    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d)) bytes += SMI_LOAD(&d->header_bytes);
+    for (uint32_t g = 0; g < h->groups_end; g++)
+        for (int i = 0; h->group[g] != NULL && i < SMI_GROUP; i++)
+            for (const smi_page *p = h->group[g]->record[i].slabs; p != NULL; p = p->domain_next) bytes += p->bytes - (size_t)p->capacity * p->block_size;
+    smi_lock_give(&h->lock);
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) bytes += smi_overhead(c);
+    return bytes;
+}
+
+static void smi_count_scopes(smi_domain *h, sagemem_heap_stats *out) {
+    out->scopes += SMI_LOAD(&h->scopes);
+    out->huge_page_bytes += SMI_LOAD(&h->huge_page_bytes);
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_count_scopes(c, out);
+}
+
+SAGEMEM_API sagemem_status sagemem_heap_get_stats(const sagemem_heap *heap, sagemem_heap_stats *out) {
+    const char *call = "sagemem_heap_get_stats";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_heap_stats");
+    smi_start();
+    smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
+    if (!smi_heap_alive(h, call)) return smi_mine.error.status;
+    memset(out, 0, sizeof *out);
+    smi_sums s = {0, 0, 0, 0};
+    smi_lock_take(&smi_registry_lock);
+    smi_refresh(h);
+    smi_all_sum(h, &s);
+    smi_count_scopes(h, out);
+    out->overhead = smi_overhead(h) + (h == &smi_process ? SMI_LOAD(&smi_meta_bytes) : 0);
+    smi_lock_give(&smi_registry_lock);
+    out->used = s.bytes;
+    out->blocks = s.blocks;
+    out->total_blocks = s.total_blocks;
+    out->used_peak = smi_peak_of(h);
+    if (out->used_peak < out->used) out->used_peak = out->used;
+    out->held = SMI_LOAD(&h->budget.held);
+    out->held_peak = SMI_LOAD(&h->budget.peak);
+    out->reserved = SMI_LOAD(&h->budget.reserved);
+    return SAGEMEM_OK;
+}
+
+static void smi_tag_stats_of(smi_domain *h, sagemem_tag tag, const smi_sums *s, sagemem_tag_stats *out) {
+    const smi_record *r = smi_record_find(h, tag);
+    out->used = s->bytes;
+    out->blocks = s->blocks;
+    out->total_blocks = s->total_blocks;
+    out->total_bytes = s->total_bytes;
+    out->peak = r != NULL ? SMI_LOAD(&r->peak) : 0;
+    out->peak_blocks = r != NULL ? SMI_LOAD(&r->peak_blocks) : 0;
+    if (out->peak < out->used) out->peak = out->used; /* an exact domain notices a peak when it first falls */
+    if (out->peak_blocks < out->blocks) out->peak_blocks = out->blocks;
+}
+
+SAGEMEM_API sagemem_status sagemem_tag_get_stats(const sagemem_heap *heap, sagemem_tag tag, sagemem_tag_stats *out) {
+    const char *call = "sagemem_tag_get_stats";
+    if (out == NULL || tag > SAGEMEM_TAG_MAX) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
+    smi_start();
+    smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
+    if (!smi_heap_alive(h, call)) return smi_mine.error.status;
+    smi_sums s = {0, 0, 0, 0};
+    smi_lock_take(&smi_registry_lock);
+    smi_refresh(h);
+    smi_tag_sum(h, tag, &s);
+    smi_tag_stats_of(h, tag, &s, out);
+    smi_lock_give(&smi_registry_lock);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_peak_get_stats(const sagemem_heap *heap, sagemem_tag tag, uint64_t *used_at_peak) {
+    const char *call = "sagemem_peak_get_stats";
+    if (used_at_peak == NULL || tag > SAGEMEM_TAG_MAX) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "used_at_peak is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
+    smi_start();
+    smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
+    if (!smi_heap_alive(h, call)) return smi_mine.error.status;
+    smi_lock_take(&smi_registry_lock);
+    smi_refresh(h);
+    smi_lock_take(&h->lock);
+    const smi_record *r = smi_record_find(h, tag);
+    *used_at_peak = r != NULL ? smi_record_at_peak(h, r) : 0;
+    smi_lock_give(&h->lock);
+    smi_lock_give(&smi_registry_lock);
+    return SAGEMEM_OK;
+}
+
+/* The scope that ended last, or NULL with E_NOT_FOUND set; the heap is entered. */
+static smi_domain *smi_enter_last(const sagemem_heap *heap, const char *call) {
+    smi_domain *h = smi_enter((sagemem_heap *)(uintptr_t)heap, call);
+    if (h == NULL || h->ended != NULL) return h;
+    smi_fail(SAGEMEM_E_NOT_FOUND, 0, call, "no scope has ended in heap '%s' yet", h->name);
+    smi_leave(h);
+    return NULL;
+}
+
+SAGEMEM_API sagemem_status sagemem_scope_get_last(const sagemem_heap *heap, sagemem_scope_stats *out) {
+    const char *call = "sagemem_scope_get_last";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_scope_stats");
+    smi_domain *h = smi_enter_last(heap, call);
+    if (h == NULL) return smi_mine.error.status;
+    const smi_domain *s = h->ended;
+    out->kind = s->name;
+    out->id = s->id;
+    out->used_peak = smi_peak_of(s);
+    out->held_peak = SMI_LOAD(&s->budget.peak);
+    out->duration_ns = s->duration_ns;
+    out->total_blocks = 0;
+    for (uint32_t g = 0; g < s->groups_end; g++)
+        for (int i = 0; s->group[g] != NULL && i < SMI_GROUP; i++) out->total_blocks += s->group[g]->record[i].alloc_blocks;
+    smi_leave(h);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_scope_tag_get_last(const sagemem_heap *heap, sagemem_tag tag, sagemem_tag_stats *out) {
+    const char *call = "sagemem_scope_tag_get_last";
+    if (out == NULL || tag > SAGEMEM_TAG_MAX) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
+    smi_domain *h = smi_enter_last(heap, call);
+    if (h == NULL) return smi_mine.error.status;
+    smi_sums s = {0, 0, 0, 0};
+    const smi_record *r = smi_record_find(h->ended, tag);
+    if (r != NULL) smi_record_sum(r, &s);
+    smi_tag_stats_of(h->ended, tag, &s, out);
+    smi_leave(h);
+    return SAGEMEM_OK;
+}
+
+/* ==========================================================================
+ * >>limits  The public side of >>budget: limits, reserve, reclaimers, what the
+ *           system says, purging; and the sources of pages.
+ * ========================================================================== */
+
+/* Gives back what a heap keeps for later: quarantine, empty pages, spare chunks. Owner. */
+static void smi_domain_release_kept(smi_domain *heap) {
+    for (smi_domain *d = heap; d != NULL; d = smi_domain_after(heap, d)) smi_quarantine_flush(d);
+    smi_domain_trim(heap);
+}
+
+static sagemem_status smi_domain_for_limit(const sagemem_heap *heap, smi_domain **out, const char *call) {
+    smi_start();
+    *out = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
+    return smi_heap_alive(*out, call) ? SAGEMEM_OK : smi_mine.error.status;
+}
+
+SAGEMEM_API sagemem_status sagemem_limit_set(sagemem_heap *heap, uint64_t bytes) {
+    smi_domain *d;
+    sagemem_status status = smi_domain_for_limit(heap, &d, "sagemem_limit_set");
+    if (status != SAGEMEM_OK) return status;
+    SMI_STORE(&d->budget.limit, bytes);
+    sagemem_error before = smi_mine.error;
+    for (uint32_t step = 0; bytes != 0 && SMI_LOAD(&d->budget.held) > bytes;) {
+        smi_mine.error.status = SAGEMEM_E_LIMIT; /* the reason that the chain goes by */
+        smi_domain *mine = d != &smi_process && SMI_LOAD(&d->owner) == smi_self() ? d : smi_mine.heap;
+        if (!smi_reclaim(mine, &step, SMI_LOAD(&d->budget.held) - bytes)) break;
+    }
+    smi_mine.error = before;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_reserve(sagemem_heap *heap, uint64_t bytes) {
+    const char *call = "sagemem_reserve";
+    smi_domain *d;
+    sagemem_status status = smi_domain_for_limit(heap, &d, call);
+    if (status != SAGEMEM_OK) return status;
+    smi_budget *b = &d->budget, *met = NULL;
+    /* The old claim is taken out first: nobody else can draw on it while the new one is made. */
+    uint64_t old = smi_budget_draw(b, UINT64_MAX);
+    if (bytes > old) {
+        bool claimed = smi_budget_add(b, bytes - old);
+        if (!claimed) met = b;
+        else if (b->up != NULL && !smi_charge(b->up, bytes - old, 0, &met)) {
+            SMI_ATOMIC_SUB(&b->held, bytes - old);
+            claimed = false;
+        }
+        SMI_ATOMIC_ADD(&b->reserved, claimed ? bytes : old);
+        return claimed ? SAGEMEM_OK : smi_fail_limit(call, met, bytes - old);
+    }
+    SMI_ATOMIC_ADD(&b->reserved, bytes);
+    smi_uncharge(b, old - bytes, NULL);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_reclaimer_add(const char *name, int priority, sagemem_reclaim_fn reclaim, void *ctx) {
+    const char *call = "sagemem_reclaimer_add";
+    smi_start();
+    if (name == NULL || reclaim == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a reclaimer needs a name and a function");
+    smi_lock_take(&smi_registry_lock);
+    sagemem_status status = SAGEMEM_OK;
+    const char *own = smi_intern(name);
+    if (own == NULL) {
+        status = smi_mine.error.status;
+    } else if (smi_reclaimer_count == SMI_RECLAIMERS) {
+        status = smi_fail(SAGEMEM_E_FULL, 0, call, "%d reclaimers are registered; remove one, or let one serve several caches", SMI_RECLAIMERS);
+    } else {
+        uint32_t at = smi_reclaimer_count++;
+        for (; at > 0 && smi_reclaimers[at - 1].priority > priority; at--) smi_reclaimers[at] = smi_reclaimers[at - 1];
+        smi_reclaimer fresh = {own, priority, reclaim, ctx};
+        smi_reclaimers[at] = fresh;
+    }
+    smi_lock_give(&smi_registry_lock);
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_reclaimer_remove(const char *name) {
+    smi_lock_take(&smi_registry_lock);
+    uint32_t at = 0;
+    while (at < smi_reclaimer_count && (name == NULL || strncmp(smi_reclaimers[at].name, name, SMI_NAME_MAX - 1) != 0)) at++;
+    bool found = at < smi_reclaimer_count;
+    if (found) {
+        smi_reclaimer_count--;
+        for (; at < smi_reclaimer_count; at++) smi_reclaimers[at] = smi_reclaimers[at + 1];
+    }
+    smi_lock_give(&smi_registry_lock);
+    return found ? SAGEMEM_OK : smi_fail(SAGEMEM_E_NOT_FOUND, 0, "sagemem_reclaimer_remove", "no reclaimer is called '%s'", name != NULL ? name : "(NULL)");
+}
+
+#ifdef __linux__
+/* A number in a file of a cgroup; UINT64_MAX: no such file, or "max". */
+static uint64_t smi_cgroup_number(const char *directory, const char *path, const char *file) {
+    char name[1024], text[64];
+    int n = snprintf(name, sizeof name, "%s%s/%s", directory, path, file);
+    if (n < 0 || (size_t)n >= sizeof name || !smi_os_read_text(name, text, sizeof text)) return UINT64_MAX;
+    return text[0] >= '0' && text[0] <= '9' ? strtoull(text, NULL, 10) : UINT64_MAX;
+}
+
+/* The least limit of a cgroup and all above it. `path` is changed. */
+static uint64_t smi_cgroup_limit(const char *directory, char *path, const char *file) {
+    uint64_t least = UINT64_MAX;
+    for (;;) {
+        uint64_t limit = smi_cgroup_number(directory, path, file);
+        if (limit < least) least = limit;
+        char *slash = strrchr(path, '/');
+        if (slash == NULL) return least;
+        *slash = '\0';
+    }
+}
+
+/* Goes through lines "0::/path" (v2) and "4:memory:/path" (v1) of the file that says where we are. */
+static uint64_t smi_cgroups_limit(const char *membership, const char *root) {
+    char text[4096], directory[512];
+    uint64_t least = UINT64_MAX;
+    if (!smi_os_read_text(membership, text, sizeof text)) return least;
+    for (char *line = text, *end; line != NULL && *line != '\0'; line = end) {
+        end = strchr(line, '\n');
+        if (end != NULL) *end++ = '\0';
+        char *controllers = strchr(line, ':'), *path = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
+        if (path == NULL) continue;
+        *path++ = '\0';
+        if (strcmp(path, "/") == 0) *path = '\0';
+        bool v1 = strstr(controllers + 1, "memory") != NULL, v2 = controllers[1] == '\0';
+        if (!v1 && !v2) continue;
+        snprintf(directory, sizeof directory, "%s%s", root, v1 ? "/memory" : "");
+        uint64_t limit = smi_cgroup_limit(directory, path, v1 ? "memory.limit_in_bytes" : "memory.max");
+        if (limit < least) least = limit;
+    }
+    return least;
+}
+#endif
+
+SAGEMEM_API uint64_t sagemem_limit_detect(void) {
+    uint64_t available, least = smi_os_total_memory(&available), other = smi_os_address_limit();
+    if (least == 0) least = UINT64_MAX;
+    if (other < least) least = other;
+#ifdef __linux__
+    other = smi_cgroups_limit("/proc/self/cgroup", "/sys/fs/cgroup");
+    if (other < least) least = other;
+#endif
+    return least;
+}
+
+/* -- Pressure. Under smi_registry_lock, the callback outside of it. ---------------------------------------------- */
+
+static double smi_watch_warning = 80, smi_watch_critical = 95;
+static void (*smi_watch_fn)(void *ctx, const sagemem_system_memory *now);
+static void *smi_watch_ctx;
+static uint32_t smi_watch_interval;
+static uint64_t smi_watch_looked_ms;
+static sagemem_pressure smi_watch_last;
+static bool smi_watch_thread_runs, smi_watch_stop;
+static bool smi_watch_slow; /* watching without a thread: looked at where pages are taken */
+static smi_os_thread smi_watch_thread;
+
+SAGEMEM_API sagemem_status sagemem_system_memory_get(sagemem_system_memory *out) {
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_system_memory_get", "out is NULL: pass the address of a sagemem_system_memory");
+    memset(out, 0, sizeof *out);
+    out->total = smi_os_total_memory(&out->available);
+    out->used = smi_minus(out->total, out->available);
+    out->resident = smi_os_resident();
+    out->limit = sagemem_limit_detect();
+    double system = out->total > 0 ? 100.0 * (double)out->used / (double)out->total : 0;
+    double own = out->limit > 0 && out->limit != UINT64_MAX ? 100.0 * (double)out->resident / (double)out->limit : 0;
+    out->usage_percent = own > system ? own : system;
+    out->pressure = out->usage_percent >= smi_watch_critical ? SAGEMEM_PRESSURE_CRITICAL : out->usage_percent >= smi_watch_warning ? SAGEMEM_PRESSURE_WARNING : SAGEMEM_PRESSURE_OK;
+    return SAGEMEM_OK;
+}
+
+/* Looks, and tells when the level is another than the last time. */
+static void smi_watch_look(void) {
+    sagemem_system_memory now;
+    sagemem_system_memory_get(&now);
+    smi_lock_take(&smi_registry_lock);
+    bool changed = now.pressure != smi_watch_last && smi_watch_fn != NULL;
+    void (*fn)(void *ctx, const sagemem_system_memory *now) = smi_watch_fn;
+    void *ctx = smi_watch_ctx;
+    smi_watch_last = now.pressure;
+    smi_lock_give(&smi_registry_lock);
+    if (changed) fn(ctx, &now);
+}
+
+/* A slow path asks; at most once a second something is done. */
+static void smi_pressure_look(void) {
+    if (SMI_LIKELY(!SMI_LOAD(&smi_watch_slow))) return;
+    uint64_t now = smi_os_now_ms();
+    smi_lock_take(&smi_registry_lock);
+    bool due = now >= smi_watch_looked_ms + 1000;
+    if (due) smi_watch_looked_ms = now;
+    smi_lock_give(&smi_registry_lock);
+    if (due) smi_watch_look();
+}
+
+static void smi_watch_main(void) {
+    while (!__atomic_load_n(&smi_watch_stop, __ATOMIC_ACQUIRE)) {
+        smi_watch_look();
+        for (uint32_t waited = 0; waited < smi_watch_interval && !__atomic_load_n(&smi_watch_stop, __ATOMIC_ACQUIRE);) {
+            uint32_t rest = smi_watch_interval - waited, nap = rest < 20 ? rest : 20; /* how long ending may take */
+            smi_os_sleep_ms(nap);
+            waited += nap;
+        }
+    }
+}
+static void smi_watch_forked(void) { smi_watch_thread_runs = false; } /* the thread stayed in the parent */
+
+SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double critical_percent, void (*changed_fn)(void *ctx, const sagemem_system_memory *now), void *ctx, uint32_t interval_ms) {
+    const char *call = "sagemem_pressure_watch";
+    smi_start();
+    if (changed_fn != NULL && !(warning_percent > 0 && warning_percent <= critical_percent && critical_percent <= 100))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "thresholds %g and %g are not 0 < warning <= critical <= 100", warning_percent, critical_percent);
+    if (smi_watch_thread_runs) {
+        __atomic_store_n(&smi_watch_stop, true, __ATOMIC_RELEASE);
+        smi_os_thread_join(smi_watch_thread);
+        smi_watch_thread_runs = false;
+    }
+    smi_lock_take(&smi_registry_lock);
+    smi_watch_fn = changed_fn;
+    smi_watch_ctx = ctx;
+    if (changed_fn != NULL) {
+        smi_watch_warning = warning_percent;
+        smi_watch_critical = critical_percent;
+    }
+    smi_watch_interval = interval_ms;
+    smi_watch_last = SAGEMEM_PRESSURE_OK;
+    smi_watch_looked_ms = 0;
+    SMI_STORE(&smi_watch_slow, changed_fn != NULL && interval_ms == 0);
+    smi_lock_give(&smi_registry_lock);
+    if (changed_fn == NULL || interval_ms == 0) return SAGEMEM_OK;
+    __atomic_store_n(&smi_watch_stop, false, __ATOMIC_RELEASE);
+    smi_watch_thread_runs = smi_os_thread_start(&smi_watch_thread, smi_watch_main);
+    if (smi_watch_thread_runs) return SAGEMEM_OK;
+    smi_watch_fn = NULL;
+    return smi_fail(SAGEMEM_E_NOMEM, smi_os_error(), call, "no thread could be started; use interval_ms 0");
+}
+
+SAGEMEM_API uint64_t sagemem_trim(void) {
+    smi_start();
+    uint64_t before = SMI_LOAD(&smi_process.budget.held);
+    smi_lock_take(&smi_registry_lock);
+    for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h))
+        if (SMI_LOAD(&h->owner) != 0) SMI_STORE(&h->trim_wanted, true);
+    smi_lock_give(&smi_registry_lock);
+    /* One's own heaps at once; the flag says which are left, so that no lock is held while pages go. */
+    for (;;) {
+        smi_lock_take(&smi_registry_lock);
+        smi_domain *h = smi_heap_after(&smi_process, NULL);
+        while (h != NULL && !(SMI_LOAD(&h->owner) == smi_self() && SMI_LOAD(&h->trim_wanted))) h = smi_heap_after(&smi_process, h);
+        smi_lock_give(&smi_registry_lock);
+        if (h == NULL) break;
+        smi_collect(h); /* trims as well */
+    }
+    smi_lock_take(&smi_span_lock);
+    smi_regions_purge(0, true);
+    smi_lock_give(&smi_span_lock);
+    uint64_t after = SMI_LOAD(&smi_process.budget.held);
+    return smi_minus(before, after);
+}
+
+/* -- Sources ----------------------------------------------------------------------------------------------------- */
+
+static void *smi_source_system_map(void *ctx, size_t size, size_t alignment) {
+    (void)ctx;
+    return smi_os_map(size, alignment);
+}
+static void smi_source_system_unmap(void *ctx, void *pages, size_t size) {
+    (void)ctx;
+    smi_os_release(pages, size);
+}
+static void smi_source_system_purge(void *ctx, void *pages, size_t size) {
+    (void)ctx;
+    smi_os_purge(pages, size);
+}
+
+SAGEMEM_API sagemem_source sagemem_source_system(void) {
+    sagemem_source source = {smi_source_system_map, smi_source_system_unmap, smi_source_system_purge, smi_os_page_size(), NULL};
+    return source;
+}
+
+/* ctx: the page size. */
+static __thread bool smi_huge_obtained; /* what the calling thread's last map of such a source gave */
+static void *smi_source_huge_map(void *ctx, size_t size, size_t alignment) {
+    size_t page_size = (size_t)(uintptr_t)ctx;
+    char *at = (size & (page_size - 1)) == 0 ? (char *)smi_os_huge_map(size, page_size) : NULL;
+    smi_huge_obtained = at != NULL && ((uintptr_t)at & (alignment - 1)) == 0;
+    if (smi_huge_obtained) return at;
+    if (at != NULL) smi_os_release(at, size);
+    at = (char *)smi_os_map(size, alignment > page_size ? alignment : page_size);
+    if (at != NULL) smi_os_huge_advise(at, size);
+    return at;
+}
+
+SAGEMEM_API sagemem_source sagemem_source_huge(size_t page_size) {
+    if (page_size == 0 || (page_size & (page_size - 1)) != 0 || page_size < smi_os_page_size()) page_size = (size_t)1 << 21;
+    sagemem_source source = {smi_source_huge_map, smi_source_system_unmap, NULL, page_size, (void *)(uintptr_t)page_size};
+    return source;
+}
+
+/* ctx: policy and node. */
+static void *smi_source_numa_map(void *ctx, size_t size, size_t alignment) {
+    uintptr_t code = (uintptr_t)ctx;
+    void *at = smi_os_map(size, alignment);
+    if (at == NULL || smi_os_numa_bind(at, size, (int)(code >> 2), (sagemem_numa_policy)(code & 3)) || (code & 3) != SAGEMEM_NUMA_BIND) return at;
+    smi_os_release(at, size); /* that node or nothing */
+    return NULL;
+}
+
+SAGEMEM_API sagemem_source sagemem_source_numa(int node, sagemem_numa_policy policy) {
+    if (node < 0 || node > 1023) node = 0;
+    sagemem_source source = {smi_source_numa_map, smi_source_system_unmap, smi_source_system_purge, smi_os_page_size(), (void *)(((uintptr_t)node << 2) | (uintptr_t)policy)};
+    return source;
+}
+
+static bool smi_source_gave_huge(const sagemem_source *source) { return source->map_fn == smi_source_huge_map && smi_huge_obtained; }
+
+/* Buffer and file: a region over memory that is there already. Called under smi_span_lock. */
+typedef struct smi_pool_source {
+    sagemem_source source; /* first: what the caller holds */
+    smi_region region;
+    bool is_file;
+    smi_os_file file;
+    char *mapping;
+    size_t bytes;
+    char path[512];
+} smi_pool_source;
+
+static void *smi_source_pool_map(void *ctx, size_t size, size_t alignment) {
+    smi_pool_source *s = (smi_pool_source *)ctx;
+    size_t n = size / SMI_GRANULE, at = s->region.granules;
+    size_t hint = s->region.hint;
+    for (at = smi_region_find(&s->region, n); at < s->region.granules && ((uintptr_t)(s->region.base + at * SMI_GRANULE) & (alignment - 1)) != 0; at = smi_region_find(&s->region, n)) s->region.hint = at + 1;
+    s->region.hint = hint;
+    if (at == s->region.granules) return NULL;
+    char *pages = s->region.base + at * SMI_GRANULE;
+    bool clean = smi_region_dirty(&s->region, at, n) == 0;
+    smi_region_take(&s->region, at, n);
+    if (!clean) memset(pages, 0, size);
+    return pages;
+}
+static void smi_source_pool_unmap(void *ctx, void *pages, size_t size) {
+    smi_pool_source *s = (smi_pool_source *)ctx;
+    size_t at = (size_t)((char *)pages - s->region.base) / SMI_GRANULE, n = size / SMI_GRANULE;
+    smi_region_give(&s->region, at, n);
+    if (s->is_file) smi_region_purge(&s->region, at, n);
+}
+static void smi_source_pool_purge(void *ctx, void *pages, size_t size) {
+    smi_pool_source *s = (smi_pool_source *)ctx;
+    if (s->is_file) (void)smi_os_file_purge(pages, size);
+}
+
+static smi_pool_source *smi_source_pool_create(char *base, size_t granules) {
+    smi_pool_source *s = (smi_pool_source *)smi_meta_alloc(sizeof *s);
+    if (s == NULL || !smi_region_init(&s->region, base, granules)) {
+        smi_meta_free(s, sizeof *s);
+        return NULL;
+    }
+    s->source.map_fn = smi_source_pool_map;
+    s->source.unmap_fn = smi_source_pool_unmap;
+    s->source.purge_fn = smi_source_pool_purge;
+    s->source.page_size = SMI_GRANULE;
+    s->source.ctx = s;
+    s->region.source = &s->source;
+    return s;
+}
+
+SAGEMEM_API sagemem_source *sagemem_source_buffer(void *memory, size_t size) {
+    const char *call = "sagemem_source_buffer";
+    smi_start();
+    uintptr_t first = ((uintptr_t)memory + SMI_GRANULE - 1) & ~(uintptr_t)(SMI_GRANULE - 1), end = ((uintptr_t)memory + size) & ~(uintptr_t)(SMI_GRANULE - 1);
+    if (memory == NULL || size < 65536 || first >= end || (uintptr_t)memory + size < (uintptr_t)memory) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a buffer of %zu bytes at %p is too small; 64 KiB are the least", size, memory);
+        return NULL;
+    }
+    smi_pool_source *s = smi_os_fails() ? NULL : smi_source_pool_create((char *)first, (end - first) / SMI_GRANULE);
+    if (s == NULL) {
+        smi_fail_system(call, sizeof *s);
+        return NULL;
+    }
+    memset(s->region.dirty, 0xFF, (s->region.granules + 63) / 64 * sizeof(uint64_t)); /* the caller's bytes are in it */
+    s->region.dirty_free = s->region.granules;
+    return &s->source;
+}
+
+SAGEMEM_API sagemem_source *sagemem_source_file(const char *path, uint64_t limit) {
+    const char *call = "sagemem_source_file";
+    smi_start();
+    size_t bytes = (size_t)limit & ~(size_t)(SMI_GRANULE - 1);
+    if (path == NULL || bytes < 65536 || bytes != (limit & ~(uint64_t)(SMI_GRANULE - 1)) || strlen(path) >= sizeof ((smi_pool_source *)0)->path) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a file of %llu bytes cannot be a source; it needs a path of up to 511 bytes and a limit from 64 KiB to the address space", (unsigned long long)limit);
+        return NULL;
+    }
+    smi_os_file file;
+    char *base = (char *)smi_os_file_map(&file, path, bytes);
+    if (base == NULL) {
+        smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' of %llu bytes cannot be made or mapped: %s", path, (unsigned long long)limit, strerror(smi_os_error()));
+        return NULL;
+    }
+    char *first = (char *)(((uintptr_t)base + SMI_GRANULE - 1) & ~(uintptr_t)(SMI_GRANULE - 1)); /* a mapping may start between granules */
+    smi_pool_source *s = smi_source_pool_create(first, (bytes - (size_t)(first - base)) / SMI_GRANULE);
+    if (s == NULL) {
+        smi_os_file_unmap(&file, path, base, bytes);
+        return NULL;
+    }
+    s->is_file = true;
+    s->file = file;
+    s->bytes = bytes;
+    s->mapping = base;
+    memcpy(s->path, path, strlen(path) + 1);
+    return &s->source;
+}
+
+SAGEMEM_API void sagemem_source_destroy(sagemem_source *source) {
+    const char *call = "sagemem_source_destroy";
+    if (source == NULL) return;
+    smi_pool_source *s = (smi_pool_source *)source->ctx;
+    if (source->map_fn != smi_source_pool_map || &s->source != source) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "this source was not made by sagemem_source_buffer or _file; sources by value are not destroyed");
+        return;
+    }
+    smi_domain *user = NULL;
+    smi_lock_take(&smi_registry_lock);
+    while ((user = smi_heap_after(&smi_process, user)) != NULL)
+        if (user->has_source && user->source.ctx == s) break;
+    smi_lock_give(&smi_registry_lock);
+    if (user != NULL) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' still takes its pages from this source; destroy it first", user->name);
+        return;
+    }
+    if (s->is_file) smi_os_file_unmap(&s->file, s->path, s->mapping, s->bytes);
+    smi_meta_free(s->region.used, 2 * ((s->region.granules + 63) / 64) * sizeof(uint64_t));
+    smi_meta_free(s, sizeof *s);
+}
+
+/* -- Failures on purpose ----------------------------------------------------------------------------------------- */
+
+/* The short paths do not pass a point that can fail: this thread's heaps leave them for the time being. */
+static void smi_short_paths(void) {
+    smi_lock_take(&smi_registry_lock);
+    for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h))
+        if (SMI_LOAD(&h->owner) == smi_self()) h->fast = smi_heap_may_be_fast(h);
+    smi_lock_give(&smi_registry_lock);
+}
+
+SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ctx), void *ctx, uint64_t *points) {
+    const char *call = "sagemem_check_failures";
+    if (run == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "run is NULL: pass the function to test");
+    if (smi_mine.fail_at != 0) return smi_fail(SAGEMEM_E_BUSY, 0, call, "run calls sagemem_check_failures itself");
+    smi_start();
+    sagemem_status status;
+    uint64_t at = 1;
+    for (;; at++) {
+        smi_mine.fail_at = at;
+        smi_mine.fail_seen = 0;
+        smi_short_paths();
+        status = run(ctx);
+        bool met = smi_mine.fail_seen >= at;
+        smi_mine.fail_at = 0;
+        if (!met) break;
+    }
+    smi_short_paths();
+    if (points != NULL) *points = at - 1;
+    return status;
+}
+
+/* ==========================================================================
+ * >>report  One look at the counters, as text, as one line, as JSON.
+ *           Reads only what >>heap counts; writes through a small buffer.
+ * ========================================================================== */
+#if SAGEMEM_WITH_REPORT
+
+typedef struct smi_report_out {
+    const sagemem_sink *sink;
+    uint64_t offset;
+    sagemem_status status;
+    size_t used;
+    char buffer[2048];
+} smi_report_out;
+
+static void smi_report_flush(smi_report_out *out) {
+    if (out->used > 0 && out->status == SAGEMEM_OK) out->status = out->sink->write_fn(out->sink->ctx, out->buffer, out->used, out->offset);
+    out->offset += out->used;
+    out->used = 0;
+}
+
+SAGEMEM_PRINTF(2, 3) static void smi_report_put(smi_report_out *out, const char *format, ...) {
+    char line[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    size_t size = n < 0 ? 0 : (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
+    if (size > sizeof out->buffer - out->used) smi_report_flush(out);
+    memcpy(out->buffer + out->used, line, size);
+    out->used += size;
+}
+
+/* A name as a JSON string. Bytes from 0x80 on are passed through: names are UTF-8, or the program's affair. */
+static void smi_report_string(smi_report_out *out, const char *text) {
+    smi_report_put(out, "\"");
+    for (; *text != '\0'; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c == '"' || c == '\\') smi_report_put(out, "\\%c", c);
+        else if (c < 0x20) smi_report_put(out, "\\u%04x", c);
+        else smi_report_put(out, "%c", c);
+    }
+    smi_report_put(out, "\"");
+}
+
+/* "1.25 MiB", at most 10 characters. */
+static const char *smi_report_bytes(char *text, size_t size, uint64_t bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    int unit = 0;
+    double value = (double)bytes;
+    for (; value >= 1024 && unit < 6; unit++) value /= 1024;
+    snprintf(text, size, unit == 0 ? "%.0f %s" : value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    return text;
+}
+
+/* A name's part before the slash; "" when there is none. */
+static size_t smi_report_group(const char *name) {
+    const char *slash = strchr(name, '/');
+    return slash != NULL ? (size_t)(slash - name) : 0;
+}
+
+typedef struct smi_report_tag {
+    sagemem_tag_stats stats;
+    uint64_t at_peak;
+    const char *name;
+} smi_report_tag;
+
+/* False: nothing was ever allocated under this tag here. */
+static bool smi_report_look(smi_domain *h, sagemem_tag tag, smi_report_tag *out) {
+    smi_sums s = {0, 0, 0, 0};
+    smi_tag_sum(h, tag, &s);
+    if (s.total_blocks == 0) return false;
+    smi_tag_stats_of(h, tag, &s, &out->stats);
+    const smi_record *r = smi_record_find(h, tag);
+    out->at_peak = r != NULL ? smi_record_at_peak(h, r) : 0;
+    return true;
+}
+
+/* The first tag with blocks from `from` on; SMI_TAGS when there is none. The name is looked up without the lock that
+ * naming a tag would take. */
+static uint32_t smi_report_next(smi_domain *h, uint32_t from, smi_report_tag *out) {
+    for (uint32_t t = from; t < SMI_TAGS; t++) {
+        if (t % SMI_GROUP == 0 && h->group[t / SMI_GROUP] == NULL) {
+            t += SMI_GROUP - 1;
+            continue;
+        }
+        if (!smi_report_look(h, (sagemem_tag)t, out)) continue;
+        out->name = t == SAGEMEM_UNTAGGED ? "untagged" : SMI_LOAD_ACQUIRE(&smi_tag_names[t]);
+        return t;
+    }
+    return SMI_TAGS;
+}
+
+typedef struct smi_report_total {
+    uint64_t used, peak, at_peak, blocks;
+} smi_report_total;
+
+static void smi_report_row(smi_report_out *out, const char *name, uint32_t tag, const smi_report_total *r, uint64_t peak_total) {
+    char used[16], peak[16], made[16], number[16];
+    if (name == NULL) snprintf(number, sizeof number, "tag %u", tag);
+    double share = peak_total > 0 ? 100.0 * (double)r->at_peak / (double)peak_total : 0;
+    smi_report_put(out, "  %-30.40s %10s %10s %10s %5.1f%% %12llu\n", name != NULL ? name : number, smi_report_bytes(used, sizeof used, r->used), smi_report_bytes(peak, sizeof peak, r->peak),
+                   smi_report_bytes(made, sizeof made, r->at_peak), share, (unsigned long long)r->blocks);
+}
+
+/* All tags of one group (a prefix of their names), and their sum when there are several. */
+static void smi_report_text_group(smi_report_out *out, smi_domain *h, const char *group, size_t length, uint64_t peak_total) {
+    smi_report_total sum = {0, 0, 0, 0};
+    smi_report_tag row;
+    int rows = 0;
+    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
+        const char *name = row.name != NULL ? row.name : "";
+        if (smi_report_group(name) != length || strncmp(name, group, length) != 0) continue;
+        if (rows++ == 0 && length > 0) smi_report_put(out, "%.*s\n", (int)length, group);
+        smi_report_total r = {row.stats.used, row.stats.peak, row.at_peak, row.stats.total_blocks};
+        smi_report_row(out, length > 0 ? name + length + 1 : row.name, t, &r, peak_total);
+        sum.used += r.used;
+        sum.at_peak += r.at_peak;
+        sum.blocks += r.blocks;
+    }
+    if (rows < 2 || length == 0) return;
+    char used[16], made[16];
+    smi_report_put(out, "  %-30s %10s %10s %10s %5.1f%% %12llu\n", "subtotal", smi_report_bytes(used, sizeof used, sum.used), "", smi_report_bytes(made, sizeof made, sum.at_peak),
+                   peak_total > 0 ? 100.0 * (double)sum.at_peak / (double)peak_total : 0, (unsigned long long)sum.blocks);
+}
+
+/* Whether an earlier tag has this one's group: then it was printed with that. */
+static bool smi_report_group_seen(smi_domain *h, uint32_t tag, const char *name, size_t length) {
+    smi_report_tag row;
+    for (uint32_t t = smi_report_next(h, 0, &row); t < tag; t = smi_report_next(h, t + 1, &row)) {
+        const char *other = row.name != NULL ? row.name : "";
+        if (smi_report_group(other) == length && strncmp(other, name, length) == 0) return true;
+    }
+    return false;
+}
+
+static void smi_report_text_heaps(smi_report_out *out, smi_domain *h, int depth) {
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) {
+        smi_sums s = {0, 0, 0, 0};
+        smi_all_sum(c, &s);
+        char used[16], held[16], peak[16];
+        smi_report_put(out, "  %*s%-*.40s %10s %10s %10s\n", depth * 2, "", 30 - depth * 2 > 0 ? 30 - depth * 2 : 1, c->name, smi_report_bytes(used, sizeof used, s.bytes),
+                       smi_report_bytes(peak, sizeof peak, smi_peak_of(c)), smi_report_bytes(held, sizeof held, SMI_LOAD(&c->budget.held)));
+        smi_report_text_heaps(out, c, depth + 1);
+    }
+}
+
+static void smi_report_text(smi_report_out *out, smi_domain *h, const sagemem_heap_stats *s) {
+    char a[16], b[16], c[16], d[16];
+    smi_report_put(out, "sagemem: %s '%s'\n", h == &smi_process ? "process" : "heap", h->name);
+    smi_report_put(out, "  used %s (peak %s), held %s (peak %s)", smi_report_bytes(a, sizeof a, s->used), smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held),
+                   smi_report_bytes(d, sizeof d, s->held_peak));
+    if (SMI_LOAD(&h->budget.limit) != 0) smi_report_put(out, ", limit %s", smi_report_bytes(a, sizeof a, SMI_LOAD(&h->budget.limit)));
+    if (h == &smi_process) smi_report_put(out, ", resident %s", smi_report_bytes(a, sizeof a, smi_os_resident()));
+    smi_report_put(out, "\n  of held: library and headers %s, reserved %s; blocks %llu now, %llu ever; scopes open %llu\n", smi_report_bytes(a, sizeof a, s->overhead), smi_report_bytes(b, sizeof b, s->reserved),
+                   (unsigned long long)s->blocks, (unsigned long long)s->total_blocks, (unsigned long long)s->scopes);
+    smi_report_put(out, "\n  %-30s %10s %10s %10s %6s %12s\n", "tag", "used", "peak", "at peak", "share", "blocks ever");
+    smi_report_tag row;
+    smi_report_total total = {s->used, s->used_peak, 0, s->total_blocks};
+    bool untagged = false;
+    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
+        const char *name = row.name != NULL ? row.name : "";
+        size_t length = smi_report_group(name);
+        total.at_peak += row.at_peak;
+        untagged |= t == SAGEMEM_UNTAGGED;
+        if (!smi_report_group_seen(h, t, name, length)) smi_report_text_group(out, h, name, length, s->used_peak);
+    }
+    smi_report_row(out, "total", 0, &total, s->used_peak);
+    if (untagged) smi_report_put(out, "  (untagged blocks have no purpose yet: give their allocations a tag)\n");
+    if (h->children == NULL) return;
+    smi_report_put(out, "\n  %-30s %10s %10s %10s\n", "heap", "used", "peak", "held");
+    smi_report_text_heaps(out, h, 0);
+}
+
+static void smi_report_brief(smi_report_out *out, smi_domain *h, const sagemem_heap_stats *s) {
+    char a[16], b[16], c[16];
+    smi_report_tag row, most;
+    memset(&most, 0, sizeof most);
+    uint32_t which = SMI_TAGS;
+    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
+        if (which < SMI_TAGS && row.at_peak <= most.at_peak) continue;
+        most = row;
+        which = t;
+    }
+    smi_report_put(out, "sagemem: %s used %s, peak %s, held %s", h->name, smi_report_bytes(a, sizeof a, s->used), smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held));
+    if (which < SMI_TAGS && most.name != NULL) smi_report_put(out, "; most at peak: %s %s", most.name, smi_report_bytes(a, sizeof a, most.at_peak));
+    smi_report_put(out, "\n");
+}
+
+static void smi_report_number(smi_report_out *out, const char *key, uint64_t value, bool first) {
+    smi_report_put(out, "%s\"%s\": %llu", first ? "" : ", ", key, (unsigned long long)value);
+}
+
+static void smi_report_json_heaps(smi_report_out *out, smi_domain *h, bool *first) {
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) {
+        smi_sums s = {0, 0, 0, 0};
+        smi_all_sum(c, &s);
+        smi_report_put(out, "%s\n    {\"heap\": ", *first ? "" : ",");
+        *first = false;
+        smi_report_string(out, c->name);
+        smi_report_put(out, ", \"parent\": ");
+        smi_report_string(out, h->name);
+        smi_report_number(out, "used", s.bytes, false);
+        smi_report_number(out, "peak", smi_peak_of(c), false);
+        smi_report_number(out, "held", SMI_LOAD(&c->budget.held), false);
+        smi_report_number(out, "limit", SMI_LOAD(&c->budget.limit), false);
+        smi_report_number(out, "blocks", s.blocks, false);
+        smi_report_put(out, "}");
+        smi_report_json_heaps(out, c, first);
+    }
+}
+
+/* Open scopes of the heap and all below, outermost first. */
+static void smi_report_json_scopes(smi_report_out *out, smi_domain *h, bool *first) {
+    smi_lock_take(&h->lock);
+    for (const smi_domain *s = h->inner; s != NULL; s = s->inner) {
+        smi_report_put(out, "%s\n    {\"scope\": ", *first ? "" : ",");
+        *first = false;
+        smi_report_string(out, s->name);
+        smi_report_number(out, "id", s->id, false);
+        smi_report_put(out, ", \"heap\": ");
+        smi_report_string(out, h->name);
+        smi_report_number(out, "used", SMI_LOAD(&s->sum), false);
+        smi_report_number(out, "peak", smi_peak_of(s), false);
+        smi_report_number(out, "held", SMI_LOAD(&s->budget.held), false);
+        smi_report_put(out, "}");
+    }
+    smi_lock_give(&h->lock);
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_report_json_scopes(out, c, first);
+}
+
+static void smi_report_json(smi_report_out *out, smi_domain *h, const sagemem_heap_stats *s) {
+    smi_report_put(out, "{\"schema\": \"sagemem-report-1\",\n \"%s\": {\"name\": ", h == &smi_process ? "process" : "heap");
+    smi_report_string(out, h->name);
+    smi_report_number(out, "used", s->used, false);
+    smi_report_number(out, "peak", s->used_peak, false);
+    smi_report_number(out, "held", s->held, false);
+    smi_report_number(out, "held_peak", s->held_peak, false);
+    smi_report_number(out, "resident", smi_os_resident(), false);
+    smi_report_number(out, "limit", SMI_LOAD(&h->budget.limit), false);
+    smi_report_number(out, "blocks", s->blocks, false);
+    smi_report_number(out, "total_blocks", s->total_blocks, false);
+    smi_report_number(out, "overhead", s->overhead, false);
+    smi_report_number(out, "mapped", s->mapped, false);
+    smi_report_number(out, "huge_page_bytes", s->huge_page_bytes, false);
+    smi_report_number(out, "reserved", s->reserved, false);
+    smi_report_put(out, "},\n \"tags\": [");
+    smi_report_tag row;
+    bool first = true;
+    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
+        char number[16];
+        snprintf(number, sizeof number, "tag %u", t);
+        smi_report_put(out, "%s\n    {\"tag\": ", first ? "" : ",");
+        first = false;
+        smi_report_string(out, row.name != NULL ? row.name : number);
+        smi_report_number(out, "used", row.stats.used, false);
+        smi_report_number(out, "peak", row.stats.peak, false);
+        smi_report_number(out, "blocks", row.stats.blocks, false);
+        smi_report_number(out, "peak_blocks", row.stats.peak_blocks, false);
+        smi_report_number(out, "total_blocks", row.stats.total_blocks, false);
+        smi_report_number(out, "total_bytes", row.stats.total_bytes, false);
+        smi_report_number(out, "at_peak", row.at_peak, false);
+        smi_report_put(out, "}");
+    }
+    smi_report_put(out, "],\n \"heaps\": [");
+    first = true;
+    smi_report_json_heaps(out, h, &first);
+    smi_report_put(out, "],\n \"scopes\": [");
+    first = true;
+    smi_report_json_scopes(out, h, &first);
+    smi_report_put(out, "]}\n");
+}
+
+SAGEMEM_API sagemem_status sagemem_report(const sagemem_heap *heap, sagemem_format format, const sagemem_sink *to) {
+    const char *call = "sagemem_report";
+    if (to == NULL || to->write_fn == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the report needs a sink with a write_fn; sagemem_report_file(heap, format, \"-\") writes to standard output");
+    if ((unsigned)format > SAGEMEM_FORMAT_JSON) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "format %d is unknown; use SAGEMEM_FORMAT_TEXT, _BRIEF or _JSON", (int)format);
+    smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
+    sagemem_heap_stats s;
+    sagemem_status status = sagemem_heap_get_stats(heap, &s); /* brings the peaks up to date, too */
+    if (status != SAGEMEM_OK) return status;
+    smi_report_out out;
+    out.sink = to;
+    out.offset = 0;
+    out.used = 0;
+    out.status = SAGEMEM_OK;
+    smi_lock_take(&smi_registry_lock);
+    if (format == SAGEMEM_FORMAT_TEXT) smi_report_text(&out, h, &s);
+    else if (format == SAGEMEM_FORMAT_BRIEF) smi_report_brief(&out, h, &s);
+    else smi_report_json(&out, h, &s);
+    smi_lock_give(&smi_registry_lock);
+    smi_report_flush(&out);
+    if (to->close_fn != NULL) {
+        sagemem_status closed = to->close_fn(to->ctx);
+        if (out.status == SAGEMEM_OK) out.status = closed;
+    }
+    return out.status;
+}
+
+static sagemem_status smi_report_write_file(void *ctx, const void *data, size_t size, uint64_t offset) {
+    (void)offset;
+    if (!smi_os_fails() && fwrite(data, 1, size, (FILE *)ctx) == size) return SAGEMEM_OK;
+    return smi_fail(SAGEMEM_E_IO, smi_os_error(), "sagemem_report_file", "writing the report failed: %s", strerror(smi_os_error()));
+}
+
+SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format, const char *path) {
+    const char *call = "sagemem_report_file";
+    if (path == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "path is NULL: pass a file name, or \"-\" for standard output");
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdout : smi_os_fails() ? NULL : fopen(path, "w");
+    if (file == NULL) return smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' cannot be opened for writing: %s", path, strerror(smi_os_error()));
+    sagemem_sink sink = {smi_report_write_file, NULL, file};
+    sagemem_status status = sagemem_report(heap, format, &sink);
+    bool written = standard ? fflush(file) == 0 : fclose(file) == 0;
+    if (status == SAGEMEM_OK && !written) status = smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' could not be written: %s", path, strerror(smi_os_error()));
+    return status;
+}
+
+static bool smi_report_exit_set;
+static sagemem_format smi_report_exit_format;
+static char smi_report_exit_path[1024];
+static int smi_report_exit_status;
+
+static void smi_report_exit(void) {
+    if (smi_report_exit_path[0] != '\0' && sagemem_report_file(NULL, smi_report_exit_format, smi_report_exit_path) != SAGEMEM_OK)
+        smi_log(SAGEMEM_LOG_ERROR, "report at exit: %s", smi_mine.error.message);
+    sagemem_heap_stats s;
+    if (smi_report_exit_status == 0 || sagemem_heap_get_stats(NULL, &s) != SAGEMEM_OK || s.blocks == 0) return;
+    smi_log(SAGEMEM_LOG_ERROR, "%llu blocks with %llu bytes were never freed", (unsigned long long)s.blocks, (unsigned long long)s.used);
+    fflush(NULL); /* _Exit does not, and exit must not be called again */
+    _Exit(smi_report_exit_status);
+}
+
+SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const char *path, int leak_exit_status) {
+    const char *call = "sagemem_report_at_exit";
+    smi_start();
+    if ((unsigned)format > SAGEMEM_FORMAT_JSON || (path != NULL && strlen(path) >= sizeof smi_report_exit_path))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the format is unknown or the path longer than 1023 bytes");
+    smi_lock_take(&smi_registry_lock);
+    smi_report_exit_format = format;
+    snprintf(smi_report_exit_path, sizeof smi_report_exit_path, "%s", path != NULL ? path : "");
+    smi_report_exit_status = leak_exit_status;
+    bool first = !smi_report_exit_set;
+    smi_report_exit_set = true;
+    smi_lock_give(&smi_registry_lock);
+    if (!first || (!smi_os_fails() && atexit(smi_report_exit) == 0)) return SAGEMEM_OK;
+    smi_report_exit_set = false;
+    return smi_fail(SAGEMEM_E_NOMEM, 0, call, "atexit takes no more functions; call sagemem_report_file at the end of main");
+}
+
+#endif /* SAGEMEM_WITH_REPORT */
+
+#undef SMI_ADD
+#undef SMI_ASAN
+#undef SMI_ATOMIC_ADD
+#undef SMI_ATOMIC_SUB
+#undef SMI_CAS
+#undef SMI_INLINE
+#undef SMI_LIKELY
+#undef SMI_LOAD
+#undef SMI_LOAD_ACQUIRE
+#undef SMI_LOCK_INIT
+#undef SMI_MAP_ANONYMOUS
+#undef SMI_MAP_NORESERVE
+#undef SMI_NOINLINE
+#undef SMI_PEEKS
+#undef SMI_STORE
+#undef SMI_STORE_RELEASE
+#undef SMI_SUB
+#undef SMI_UNLIKELY
+#undef SMI_VALGRIND
+
+#endif /* SAGEMEM_IMPLEMENTED */
+#endif /* SAGEMEM_IMPLEMENTATION */
+
+#if defined(SAGEMEM_SITES) && !defined(SAGEMEM_SITES_DEFINED)
+#define SAGEMEM_SITES_DEFINED
+#define sagemem_alloc(heap, size, tag) sagemem_alloc_at((heap), (size), (tag), __FILE__, __LINE__)
+#define sagemem_calloc(heap, count, size, tag) sagemem_calloc_at((heap), (count), (size), (tag), __FILE__, __LINE__)
+#define sagemem_realloc(heap, block, size, tag) sagemem_realloc_at((heap), (block), (size), (tag), __FILE__, __LINE__)
+#define sagemem_free(block) sagemem_free_at((block), __FILE__, __LINE__)
+#define sagemem_strdup(heap, text, tag) sagemem_strdup_at((heap), (text), (tag), __FILE__, __LINE__)
+#endif
