@@ -10,7 +10,8 @@
 #define SAGEMEM_H
 
 /* The implementation asks for more than strict C has; only where the program asked for no more itself. */
-#if defined(SAGEMEM_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_GNU_SOURCE) && !defined(_DEFAULT_SOURCE) && !defined(_WIN32)
+#if defined(SAGEMEM_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_GNU_SOURCE) && !defined(_DEFAULT_SOURCE) &&           \
+    !defined(_WIN32)
 #define _DEFAULT_SOURCE
 #define SMI_UNDEF_SOURCE
 #endif
@@ -166,10 +167,11 @@ typedef struct sagemem_heap sagemem_heap;
 
 /* Where a heap's pages come from. All functions may be called from any thread. */
 typedef struct sagemem_source {
-    void *(*map_fn)(void *ctx, size_t size, size_t alignment); /* zeroed pages at a multiple of alignment (a power of two), or NULL */
-    void (*unmap_fn)(void *ctx, void *pages, size_t size);     /* what map_fn gave, whole */
-    void (*purge_fn)(void *ctx, void *pages, size_t size);     /* the contents may go, the range stays; may be NULL */
-    size_t page_size;                                          /* sizes are rounded up to this; a power of two [the system's] */
+    void *(*map_fn)(void *ctx, size_t size,
+                    size_t alignment);                     /* zeroed pages at a multiple of alignment (a power of two), or NULL */
+    void (*unmap_fn)(void *ctx, void *pages, size_t size); /* what map_fn gave, whole */
+    void (*purge_fn)(void *ctx, void *pages, size_t size); /* the contents may go, the range stays; may be NULL */
+    size_t page_size;                                      /* sizes are rounded up to this; a power of two [the system's] */
     void *ctx;
 } sagemem_source;
 
@@ -209,12 +211,12 @@ enum { SAGEMEM_PURGE_NEVER = -1, SAGEMEM_PURGE_NOW = -2 }; /* for purge_delay_ms
 
 /* Zero in every field is its default, in brackets. */
 typedef struct sagemem_heap_desc {
-    const char *name;              /* in reports ["heap"]; copied */
-    sagemem_heap *parent;          /* budget and report parent; may belong to another thread and must outlive the heap [the process] */
-    uint64_t limit;                /* bytes held [no limit of its own] */
-    const sagemem_source *source;  /* where pages come from [the system]; the struct is copied, what ctx points to is not */
-    uint32_t flags;                /* SAGEMEM_HEAP_* */
-    uint32_t purge_delay_ms;       /* unused pages go back to the system after this [1000]; SAGEMEM_PURGE_NEVER, SAGEMEM_PURGE_NOW */
+    const char *name;     /* in reports ["heap"]; copied */
+    sagemem_heap *parent; /* budget and report parent; may belong to another thread and must outlive the heap [the process] */
+    uint64_t limit;       /* bytes held [no limit of its own] */
+    const sagemem_source *source; /* where pages come from [the system]; the struct is copied, what ctx points to is not */
+    uint32_t flags;               /* SAGEMEM_HEAP_* */
+    uint32_t purge_delay_ms;      /* unused pages go back to the system after this [1000]; SAGEMEM_PURGE_NEVER, SAGEMEM_PURGE_NOW */
 } sagemem_heap_desc;
 
 /* Makes a heap owned by the calling thread; NULL desc: all defaults. NULL on failure (E_ARGUMENT: unknown
@@ -337,8 +339,8 @@ SAGEMEM_API sagemem_status sagemem_scope_defer(sagemem_heap *heap, void (*cleanu
  * Threads: any, at any time; exact when nobody is allocating or freeing. They include what is below: scopes
  * and child heaps. heap NULL: the process. Used counts blocks at their usable size; held counts pages. */
 typedef struct sagemem_tag_stats {
-    uint64_t used, peak;         /* bytes now; most bytes at once */
-    uint64_t blocks, peak_blocks; /* live blocks now; most at once */
+    uint64_t used, peak;                /* bytes now; most bytes at once */
+    uint64_t blocks, peak_blocks;       /* live blocks now; most at once */
     uint64_t total_blocks, total_bytes; /* ever allocated */
 } sagemem_tag_stats;
 typedef struct sagemem_heap_stats {
@@ -426,7 +428,8 @@ typedef struct sagemem_sink {
 
 /* Writes a report of the heap and what is below it (NULL: the process). Allocates nothing. Threads: any. */
 SAGEMEM_API sagemem_status sagemem_report(const sagemem_heap *heap, sagemem_format format, const sagemem_sink *to);
-SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format, const char *path); /* "-": standard output */
+SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format,
+                                               const char *path); /* "-": standard output */
 /* Writes a report of the process when it ends through exit() or main's return. leak_exit_status not 0: the process
  * ends with that status when blocks are left. Once per process; later calls change the settings. */
 SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const char *path, int leak_exit_status);
@@ -442,11 +445,15 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * with SAGEMEM_HEAP_SITES or _CHECKED keep for messages, visits and leak lists. The functions are the same.
  * ========================================================================== */
 
-SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag tag, const char *file, int line);
-SAGEMEM_API SAGEMEM_MALLOC_SIZE2(2, 3) void *sagemem_calloc_at(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag, const char *file, int line);
-SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_realloc_at(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag, const char *file, int line);
+SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag tag, const char *file,
+                                                           int line);
+SAGEMEM_API SAGEMEM_MALLOC_SIZE2(2, 3) void *sagemem_calloc_at(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag,
+                                                               const char *file, int line);
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_realloc_at(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag,
+                                                       const char *file, int line);
 SAGEMEM_API void sagemem_free_at(void *block, const char *file, int line);
-SAGEMEM_API SAGEMEM_NODISCARD char *sagemem_strdup_at(sagemem_heap *heap, const char *text, sagemem_tag tag, const char *file, int line);
+SAGEMEM_API SAGEMEM_NODISCARD char *sagemem_strdup_at(sagemem_heap *heap, const char *text, sagemem_tag tag, const char *file,
+                                                      int line);
 
 /* Names the version in every object file: mixing versions of this header in one program does not link. */
 #ifndef SAGEMEM_STATIC
@@ -509,7 +516,8 @@ SAGEMEM_API const char *sagemem_version_0_1(void);
 #elif defined(MAP_ANONYMOUS)
 #define SMI_MAP_ANONYMOUS MAP_ANONYMOUS
 #else
-#error "sagemem: system headers were included in strict mode before the implementation; include sagemem.h first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
+#error                                                                                                                             \
+    "sagemem: system headers were included in strict mode before the implementation; include sagemem.h first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
 #endif
 #ifdef MAP_NORESERVE
 #define SMI_MAP_NORESERVE MAP_NORESERVE
@@ -556,7 +564,7 @@ typedef uint64_t smi_u64 __attribute__((aligned(8)));
 #define SMI_STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define SMI_ATOMIC_ADD(p, v) ((void)__atomic_fetch_add((p), (v), __ATOMIC_RELAXED))
 #define SMI_ATOMIC_SUB(p, v) ((void)__atomic_fetch_sub((p), (v), __ATOMIC_RELAXED))
-#define SMI_CAS(p, expected, desired) \
+#define SMI_CAS(p, expected, desired)                                                                                              \
     __atomic_compare_exchange_n((p), (expected), (desired), true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 
 /* A number that no other live thread has; one instruction where the thread pointer is a register. */
@@ -621,7 +629,9 @@ static size_t smi_os_page_size(void) {
 
 /* Addresses; memory only after smi_os_commit. */
 static void *smi_os_reserve(size_t size) { return smi_os_fails() ? NULL : VirtualAlloc(NULL, size, MEM_RESERVE, PAGE_READWRITE); }
-static bool smi_os_commit(void *pages, size_t size) { return !smi_os_fails() && VirtualAlloc(pages, size, MEM_COMMIT, PAGE_READWRITE) != NULL; }
+static bool smi_os_commit(void *pages, size_t size) {
+    return !smi_os_fails() && VirtualAlloc(pages, size, MEM_COMMIT, PAGE_READWRITE) != NULL;
+}
 static void smi_os_purge(void *pages, size_t size) { VirtualFree(pages, size, MEM_DECOMMIT); }
 static void smi_os_release(void *pages, size_t size) {
     (void)size;
@@ -693,7 +703,9 @@ static void smi_os_at_thread_exit(void (*exit_fn)(void)) {
     smi_os_exit_slot = FlsAlloc(smi_os_exit_call);
 }
 static void smi_os_watch_thread(void) { FlsSetValue(smi_os_exit_slot, &smi_mine); }
-static void smi_os_at_fork(void (*before)(void), void (*parent)(void), void (*child)(void)) { (void)before, (void)parent, (void)child; }
+static void smi_os_at_fork(void (*before)(void), void (*parent)(void), void (*child)(void)) {
+    (void)before, (void)parent, (void)child;
+}
 
 static INIT_ONCE smi_os_once_flag = INIT_ONCE_STATIC_INIT;
 static void (*smi_os_once_fn)(void);
@@ -736,7 +748,8 @@ typedef struct smi_os_file {
 } smi_os_file;
 static void *smi_os_file_map(smi_os_file *file, const char *path, size_t size) {
     if (smi_os_fails()) return NULL;
-    file->handle = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, NULL);
+    file->handle = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS,
+                               FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, NULL);
     if (file->handle == INVALID_HANDLE_VALUE) return NULL;
     file->mapping = CreateFileMappingA(file->handle, NULL, PAGE_READWRITE, (DWORD)((uint64_t)size >> 32), (DWORD)size, NULL);
     void *at = file->mapping != NULL ? MapViewOfFile(file->mapping, FILE_MAP_WRITE, 0, 0, size) : NULL;
@@ -910,7 +923,9 @@ static void smi_os_at_thread_exit(void (*exit_fn)(void)) {
     pthread_key_create(&smi_os_exit_key, smi_os_exit_call);
 }
 static void smi_os_watch_thread(void) { pthread_setspecific(smi_os_exit_key, &smi_mine); }
-static void smi_os_at_fork(void (*before)(void), void (*parent)(void), void (*child)(void)) { pthread_atfork(before, parent, child); }
+static void smi_os_at_fork(void (*before)(void), void (*parent)(void), void (*child)(void)) {
+    pthread_atfork(before, parent, child);
+}
 
 static pthread_once_t smi_os_once_flag = PTHREAD_ONCE_INIT;
 static void smi_os_once(void (*init_fn)(void)) { pthread_once(&smi_os_once_flag, init_fn); }
@@ -1085,7 +1100,8 @@ static void *smi_log_ctx;
 static void (*smi_fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error);
 static void *smi_fault_ctx;
 
-SAGEMEM_PRINTF(2, 3) static void smi_log(sagemem_log_level level, const char *format, ...) {
+SAGEMEM_PRINTF(2, 3)
+static void smi_log(sagemem_log_level level, const char *format, ...) {
     char message[400];
     va_list args;
     va_start(args, format);
@@ -1104,7 +1120,8 @@ static void smi_set_error(sagemem_status status, int os_error, const char *call,
 }
 
 /* Notes an ordinary failure of the calling thread and returns its status. */
-SAGEMEM_PRINTF(4, 5) static sagemem_status smi_fail(sagemem_status status, int os_error, const char *call, const char *format, ...) {
+SAGEMEM_PRINTF(4, 5)
+static sagemem_status smi_fail(sagemem_status status, int os_error, const char *call, const char *format, ...) {
     va_list args;
     va_start(args, format);
     smi_set_error(status, os_error, call, format, args);
@@ -1113,7 +1130,8 @@ SAGEMEM_PRINTF(4, 5) static sagemem_status smi_fail(sagemem_status status, int o
 }
 
 /* Misuse or corruption: the handler decides whether the program goes on. */
-SAGEMEM_PRINTF(4, 5) SMI_NOINLINE sagemem_status smi_fault(sagemem_fault_kind kind, sagemem_status status, const char *call, const char *format, ...) {
+SAGEMEM_PRINTF(4, 5)
+SMI_NOINLINE sagemem_status smi_fault(sagemem_fault_kind kind, sagemem_status status, const char *call, const char *format, ...) {
     va_list args;
     va_start(args, format);
     smi_set_error(status, 0, call, format, args);
@@ -1130,10 +1148,10 @@ SAGEMEM_PRINTF(4, 5) SMI_NOINLINE sagemem_status smi_fault(sagemem_fault_kind ki
 
 SAGEMEM_API const char *sagemem_status_name(sagemem_status status) {
     static const char *const names[] = {
-        "SAGEMEM_OK",          "SAGEMEM_E_ARGUMENT", "SAGEMEM_E_NOMEM",     "SAGEMEM_E_LIMIT",
-        "SAGEMEM_E_IO",        "SAGEMEM_E_FULL",     "SAGEMEM_E_EMPTY",     "SAGEMEM_E_TIMEOUT",
-        "SAGEMEM_E_STALE",     "SAGEMEM_E_CORRUPT",  "SAGEMEM_E_FOREIGN",   "SAGEMEM_E_BUSY",
-        "SAGEMEM_E_CLOSED",    "SAGEMEM_E_UNSUPPORTED", "SAGEMEM_E_NOT_FOUND", "SAGEMEM_E_TOO_BIG",
+        "SAGEMEM_OK",       "SAGEMEM_E_ARGUMENT",    "SAGEMEM_E_NOMEM",     "SAGEMEM_E_LIMIT",
+        "SAGEMEM_E_IO",     "SAGEMEM_E_FULL",        "SAGEMEM_E_EMPTY",     "SAGEMEM_E_TIMEOUT",
+        "SAGEMEM_E_STALE",  "SAGEMEM_E_CORRUPT",     "SAGEMEM_E_FOREIGN",   "SAGEMEM_E_BUSY",
+        "SAGEMEM_E_CLOSED", "SAGEMEM_E_UNSUPPORTED", "SAGEMEM_E_NOT_FOUND", "SAGEMEM_E_TOO_BIG",
     };
     return (size_t)status < sizeof names / sizeof names[0] ? names[status] : "SAGEMEM_E_UNKNOWN";
 }
@@ -1148,7 +1166,8 @@ SAGEMEM_API void sagemem_set_logger(void (*log_fn)(void *ctx, sagemem_log_level 
     smi_log_ctx = ctx;
 }
 
-SAGEMEM_API void sagemem_set_fault_handler(void (*fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error), void *ctx) {
+SAGEMEM_API void sagemem_set_fault_handler(void (*fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error),
+                                           void *ctx) {
     smi_fault_fn = fault_fn;
     smi_fault_ctx = ctx;
 }
@@ -1173,7 +1192,7 @@ SAGEMEM_API const char *sagemem_version_0_1(void) { return SAGEMEM_VERSION; }
 enum {
     SMI_GRANULE = 16384, /* unit of pages and of the page map: the smallest slab page, the page size of Apple's arm64 */
     SMI_GRANULE_SHIFT = 14,
-    SMI_LEAF_SHIFT = 17, /* entries in a leaf of the page map: 1 MiB of addresses for 2 GiB */
+    SMI_LEAF_SHIFT = 17,  /* entries in a leaf of the page map: 1 MiB of addresses for 2 GiB */
     SMI_SMALL_MAX = 8192, /* largest block of a slab page */
     SMI_EXACT_MAX = 1024, /* classes are multiples of 16 up to here, then 32 to a doubling (3 % apart) */
     SMI_CLASSES = 161,
@@ -1205,32 +1224,32 @@ typedef enum smi_slab_state { SMI_SLAB_CURRENT, SMI_SLAB_FULL, SMI_SLAB_QUEUED, 
 
 /* One page. The first line of 64 bytes is what alloc and free of a slab block touch. */
 typedef struct smi_page {
-    uintptr_t owner; /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
-    smi_cell *cells; /* slab: free blocks */
-    uintptr_t key;   /* slab: see smi_cell */
-    char *start;     /* slab: first block; chunk: first byte; huge: the block */
-    uint64_t inverse; /* slab: 2^64 / block_size, rounded up: offset * inverse < inverse iff it is a multiple (Lemire 2019) */
-    uint32_t limit;  /* slab: bytes of blocks handed out or threaded so far */
-    uint32_t total;  /* slab: blocks ever handed out, less `folded` */
-    uint32_t freed;  /* slab: of these, given back by the owner; total - freed - remote count are in use */
-    uint32_t trigger; /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
+    uintptr_t owner;      /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
+    smi_cell *cells;      /* slab: free blocks */
+    uintptr_t key;        /* slab: see smi_cell */
+    char *start;          /* slab: first block; chunk: first byte; huge: the block */
+    uint64_t inverse;     /* slab: 2^64 / block_size, rounded up: offset * inverse < inverse iff it is a multiple (Lemire 2019) */
+    uint32_t limit;       /* slab: bytes of blocks handed out or threaded so far */
+    uint32_t total;       /* slab: blocks ever handed out, less `folded` */
+    uint32_t freed;       /* slab: of these, given back by the owner; total - freed - remote count are in use */
+    uint32_t trigger;     /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
     uint32_t block_size;  /* slab */
     uint16_t capacity;    /* slab: blocks */
     uint16_t class_index; /* slab */
     /* second line: other threads write here */
-    uint32_t remote; /* slab: freed by other threads: count << 16 | index of the first + 1 */
+    uint32_t remote;     /* slab: freed by other threads: count << 16 | index of the first + 1 */
     uint32_t huge_state; /* huge: 0 live, 1 freed by another thread */
     struct sagemem_heap *domain;
-    struct smi_page *next, *prev;             /* slab: the class's queue (circular); dead: list */
+    struct smi_page *next, *prev;               /* slab: the class's queue (circular); dead: list */
     struct smi_page *domain_next, *domain_prev; /* all pages of a domain; slab pages: of its tag's record */
-    struct smi_page *remote_next; /* slab: in the heap's list of pages with remote frees */
-    char *base;      /* the span */
-    size_t bytes;    /* its size */
-    char *top;       /* chunk: end of the formatted part */
-    smi_u64 folded;  /* slab: blocks handed out before `total` was last reset */
-    size_t size;     /* huge: usable bytes */
-    const char *file; /* huge: site; dead, spare: kind of the scope */
-    uint64_t id;     /* dead, spare: id of the scope */
+    struct smi_page *remote_next;               /* slab: in the heap's list of pages with remote frees */
+    char *base;                                 /* the span */
+    size_t bytes;                               /* its size */
+    char *top;                                  /* chunk: end of the formatted part */
+    smi_u64 folded;                             /* slab: blocks handed out before `total` was last reset */
+    size_t size;                                /* huge: usable bytes */
+    const char *file;                           /* huge: site; dead, spare: kind of the scope */
+    uint64_t id;                                /* dead, spare: id of the scope */
     int line;
     uint32_t references; /* dead: page map entries */
     sagemem_tag tag;
@@ -1280,29 +1299,29 @@ typedef struct smi_cleanup {
 typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
 
 struct sagemem_heap {
-    uintptr_t owner; /* thread; 0: none; SMI_ANY: shared */
-    uintptr_t magic; /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
+    uintptr_t owner;          /* thread; 0: none; SMI_ANY: shared */
+    uintptr_t magic;          /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
     struct sagemem_heap *top; /* innermost open scope, or itself */
-    smi_bins **bins; /* by tag; NULL entries do not exist: smi_no_bins */
+    smi_bins **bins;          /* by tag; NULL entries do not exist: smi_no_bins */
     uint32_t bins_count;
-    bool fast;  /* slab pages, short paths */
-    bool slab;  /* slab pages */
-    bool bump;  /* scope: freed small blocks stay apart, for the exact size */
-    bool exact; /* peaks are kept with every block */
+    bool fast;                /* slab pages, short paths */
+    bool slab;                /* slab pages */
+    bool bump;                /* scope: freed small blocks stay apart, for the exact size */
+    bool exact;               /* peaks are kept with every block */
     char *bump_at, *bump_end; /* chunk domain: room at the end of `chunk` */
     smi_page *chunk;
-    uint64_t salt; /* of this domain's block headers */
+    uint64_t salt;                 /* of this domain's block headers */
     struct smi_page *remote_pages; /* slab pages with blocks freed by others */
     void *remote_blocks;           /* headered blocks freed by others, linked through their first word */
-    smi_u64 sum, peak, epoch; /* bytes in use, now if exact, else as last seen; most at once; number of that peak */
-    uint64_t scope_seen;      /* of sum: what the open scope had when it was last seen */
-    struct sagemem_heap *chain; /* the domain that counts this one's blocks too, with every block; or NULL */
-    smi_lock lock; /* lists of pages, records and scopes, against readers */
-    smi_lock use_lock; /* shared: one thread at a time */
+    smi_u64 sum, peak, epoch;      /* bytes in use, now if exact, else as last seen; most at once; number of that peak */
+    uint64_t scope_seen;           /* of sum: what the open scope had when it was last seen */
+    struct sagemem_heap *chain;    /* the domain that counts this one's blocks too, with every block; or NULL */
+    smi_lock lock;                 /* lists of pages, records and scopes, against readers */
+    smi_lock use_lock;             /* shared: one thread at a time */
     /* identity */
-    struct sagemem_heap *base; /* the heap; itself unless a scope */
+    struct sagemem_heap *base;          /* the heap; itself unless a scope */
     struct sagemem_heap *outer, *inner; /* enclosing and enclosed domain */
-    struct sagemem_heap *left; /* outermost scopes that a dead thread left open, linked by sibling_next */
+    struct sagemem_heap *left;          /* outermost scopes that a dead thread left open, linked by sibling_next */
     struct sagemem_heap *parent, *children, *sibling_next, *sibling_prev;
     const char *name; /* heap: its name; scope: its kind */
     uint64_t id;
@@ -1314,7 +1333,7 @@ struct sagemem_heap {
     /* memory */
     uint64_t list_map[2];
     smi_free_block *lists[SMI_LISTS];
-    smi_page *pages; /* chunk and huge pages; slab pages hang on their records */
+    smi_page *pages;  /* chunk and huge pages; slab pages hang on their records */
     smi_page *spares; /* chunks of ended scopes */
     size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
     smi_u64 header_bytes, huge_page_bytes;
@@ -1361,7 +1380,8 @@ static bool smi_budget_add(smi_budget *b, uint64_t n) {
         if (held + n < held || (limit != 0 && held + n > limit)) return false;
     } while (!SMI_CAS(&b->held, &held, held + n));
     smi_u64 peak = SMI_LOAD(&b->peak);
-    while (peak < held + n && !SMI_CAS(&b->peak, &peak, held + n)) {}
+    while (peak < held + n && !SMI_CAS(&b->peak, &peak, held + n)) {
+    }
     return true;
 }
 
@@ -1398,14 +1418,17 @@ static smi_domain *smi_budget_domain(smi_budget *b) {
 static sagemem_status smi_fail_limit(const char *call, smi_budget *met, uint64_t n) {
     const smi_domain *d = smi_budget_domain(met);
     const char *what = d == &smi_process ? "process" : d->base == d ? "heap" : "scope";
-    return smi_fail(SAGEMEM_E_LIMIT, 0, call, "%s '%s' holds %llu bytes and may hold %llu: %llu more are over its limit; free memory, raise it with %s, or add a reclaimer", what,
-                    d->name, (unsigned long long)SMI_LOAD(&met->held), (unsigned long long)SMI_LOAD(&met->limit), (unsigned long long)n,
-                    d->base == d || d == &smi_process ? "sagemem_limit_set" : "sagemem_scope_limit");
+    return smi_fail(SAGEMEM_E_LIMIT, 0, call,
+                    "%s '%s' holds %llu bytes and may hold %llu: %llu more are over its limit; free memory, raise it with %s, or "
+                    "add a reclaimer",
+                    what, d->name, (unsigned long long)SMI_LOAD(&met->held), (unsigned long long)SMI_LOAD(&met->limit),
+                    (unsigned long long)n, d->base == d || d == &smi_process ? "sagemem_limit_set" : "sagemem_scope_limit");
 }
 
 static sagemem_status smi_fail_system(const char *call, uint64_t n) {
-    return smi_fail(SAGEMEM_E_NOMEM, smi_os_error(), call, "the system gave no %llu bytes (%s); free memory, or raise the limit of the job (ulimit -v, cgroup)", (unsigned long long)n,
-                    strerror(smi_os_error()));
+    return smi_fail(SAGEMEM_E_NOMEM, smi_os_error(), call,
+                    "the system gave no %llu bytes (%s); free memory, or raise the limit of the job (ulimit -v, cgroup)",
+                    (unsigned long long)n, strerror(smi_os_error()));
 }
 
 /* ==========================================================================
@@ -1446,12 +1469,15 @@ static bool smi_map_prepare(const char *base, size_t bytes) {
         smi_page **leaf = (smi_page **)smi_os_map(size, SMI_GRANULE), **none = NULL;
         if (leaf == NULL) return false;
         /* release: whoever finds the leaf finds it zeroed */
-        if (!__atomic_compare_exchange_n(&smi_map_root[i], &none, leaf, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) smi_os_release(leaf, size);
+        if (!__atomic_compare_exchange_n(&smi_map_root[i], &none, leaf, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            smi_os_release(leaf, size);
     }
     return true;
 }
 
-SMI_INLINE smi_page **smi_map_entry(uintptr_t granule) { return &smi_map_root[granule >> SMI_LEAF_SHIFT][granule & ((1u << SMI_LEAF_SHIFT) - 1)]; }
+SMI_INLINE smi_page **smi_map_entry(uintptr_t granule) {
+    return &smi_map_root[granule >> SMI_LEAF_SHIFT][granule & ((1u << SMI_LEAF_SHIFT) - 1)];
+}
 
 static smi_page *smi_dead_unused; /* obituaries that no entry of the map names any more */
 
@@ -1499,7 +1525,8 @@ static int smi_meta_class(size_t *size) {
 
 /* Entered without smi_span_lock, which the caller may hold: nobody else names these granules, now or later. */
 static void smi_map_set_meta(const char *base, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += SMI_GRANULE) SMI_STORE_RELEASE(smi_map_entry((uintptr_t)(base + i) >> SMI_GRANULE_SHIFT), &smi_meta_page);
+    for (size_t i = 0; i < bytes; i += SMI_GRANULE)
+        SMI_STORE_RELEASE(smi_map_entry((uintptr_t)(base + i) >> SMI_GRANULE_SHIFT), &smi_meta_page);
 }
 
 static void *smi_meta_grow(size_t size) {
@@ -1560,8 +1587,8 @@ typedef struct smi_region {
     char *base;
     size_t granules, free, hint; /* no free granule lies below hint */
     uint64_t *used, *dirty;
-    uint64_t expires_ms; /* when the dirty free granules go back; UINT64_MAX: never */
-    size_t dirty_free;   /* granules that are dirty and free */
+    uint64_t expires_ms;          /* when the dirty free granules go back; UINT64_MAX: never */
+    size_t dirty_free;            /* granules that are dirty and free */
     const sagemem_source *source; /* buffer, file: whose; NULL: the system */
 } smi_region;
 static smi_region *smi_regions;
@@ -1772,7 +1799,8 @@ static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t bytes, siz
     if (mapped) {
         if (d->base->has_source && ((uintptr_t)base & (alignment - 1)) != 0) {
             smi_span_free(d, page);
-            smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source of heap '%s' gave pages at %p, not at a multiple of %zu", d->base->name, (void *)base, alignment);
+            smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source of heap '%s' gave pages at %p, not at a multiple of %zu",
+                     d->base->name, (void *)base, alignment);
             return NULL;
         }
         page->on_huge_pages = d->base->has_source && smi_source_gave_huge(&d->base->source);
@@ -1914,7 +1942,10 @@ SAGEMEM_API sagemem_tag sagemem_tag_named(const char *name) {
     bool say = full && !said_full;
     said_full |= full;
     smi_lock_give(&smi_registry_lock);
-    if (full) smi_fail(SAGEMEM_E_FULL, 0, call, "all %d tags have names, '%s' counts as untagged; use fewer names, not one for each object", SAGEMEM_TAG_MAX, name);
+    if (full)
+        smi_fail(SAGEMEM_E_FULL, 0, call,
+                 "all %d tags have names, '%s' counts as untagged; use fewer names, not one for each object", SAGEMEM_TAG_MAX,
+                 name);
     if (say) smi_log(SAGEMEM_LOG_WARNING, "%s", smi_mine.error.message);
     return tag;
 }
@@ -1923,16 +1954,20 @@ SAGEMEM_API sagemem_status sagemem_tag_define(sagemem_tag tag, const char *name)
     const char *call = "sagemem_tag_define";
     smi_start();
     if (tag == SAGEMEM_UNTAGGED || tag > SAGEMEM_TAG_USER_MAX)
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is not one of 1 ... %d; start the enum at 1, or use sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
-    if (name == NULL || name[0] == '\0') return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u needs a name: pass text such as \"Physics/Cooling\"", tag);
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is not one of 1 ... %d; start the enum at 1, or use sagemem_tag_named",
+                        tag, SAGEMEM_TAG_USER_MAX);
+    if (name == NULL || name[0] == '\0')
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u needs a name: pass text such as \"Physics/Cooling\"", tag);
     smi_lock_take(&smi_registry_lock);
     const char *own = smi_intern(name);
     sagemem_status status = SAGEMEM_OK;
     if (own == NULL) status = smi_mine.error.status;
     else if (smi_tag_names[tag] != NULL && smi_tag_names[tag] != own)
-        status = smi_fail(SAGEMEM_E_BUSY, 0, call, "tag %u is '%s' already, not '%s'; give each tag one name", tag, smi_tag_names[tag], own);
+        status = smi_fail(SAGEMEM_E_BUSY, 0, call, "tag %u is '%s' already, not '%s'; give each tag one name", tag,
+                          smi_tag_names[tag], own);
     else if (smi_tag_find(own) != SAGEMEM_UNTAGGED && smi_tag_find(own) != tag)
-        status = smi_fail(SAGEMEM_E_BUSY, 0, call, "'%s' is tag %u already, not %u; give each name one tag", own, smi_tag_find(own), tag);
+        status = smi_fail(SAGEMEM_E_BUSY, 0, call, "'%s' is tag %u already, not %u; give each name one tag", own, smi_tag_find(own),
+                          tag);
     else SMI_STORE_RELEASE(&smi_tag_names[tag], own);
     smi_lock_give(&smi_registry_lock);
     return status;
@@ -1966,9 +2001,11 @@ static smi_record *smi_record_make(smi_domain *d, sagemem_tag tag) {
     if (SMI_LIKELY(found != NULL)) return found;
     smi_group *fresh = (smi_group *)smi_meta_alloc(sizeof *fresh), *none = NULL;
     if (fresh == NULL) return NULL;
-    if (!__atomic_compare_exchange_n(&d->group[tag / SMI_GROUP], &none, fresh, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) smi_meta_free(fresh, sizeof *fresh);
+    if (!__atomic_compare_exchange_n(&d->group[tag / SMI_GROUP], &none, fresh, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        smi_meta_free(fresh, sizeof *fresh);
     uint32_t end = SMI_LOAD(&d->groups_end), want = tag / SMI_GROUP + 1u;
-    while (end < want && !SMI_CAS(&d->groups_end, &end, want)) {}
+    while (end < want && !SMI_CAS(&d->groups_end, &end, want)) {
+    }
     return smi_record_find(d, tag);
 }
 
@@ -2212,7 +2249,9 @@ SMI_PEEKS static void smi_set_quiet(void *at, uint64_t word) {
     *(volatile smi_u64 *)at = word;
     smi_quiet_end();
 }
-SMI_INLINE uint64_t smi_get(const void *at) { return SMI_UNLIKELY(smi_watched) ? smi_get_quiet(at) : SMI_LOAD((const smi_u64 *)at); }
+SMI_INLINE uint64_t smi_get(const void *at) {
+    return SMI_UNLIKELY(smi_watched) ? smi_get_quiet(at) : SMI_LOAD((const smi_u64 *)at);
+}
 SMI_INLINE void smi_set(void *at, uint64_t word) {
     if (SMI_UNLIKELY(smi_watched)) smi_set_quiet(at, word);
     else SMI_STORE((smi_u64 *)at, word);
@@ -2249,7 +2288,9 @@ SMI_PEEKS static size_t smi_scan_quiet(const void *at, int byte, size_t size) {
 
 /* The words of smi_extra, in front of a header. */
 typedef enum smi_extra { SMI_X_CANARY, SMI_X_SIZE, SMI_X_FILE, SMI_X_FREE_FILE, SMI_X_NEXT, SMI_X_LINES } smi_extra;
-SMI_INLINE char *smi_extra_at(const char *header, smi_extra which) { return (char *)(uintptr_t)header - SMI_EXTRA + 8 * (int)which; }
+SMI_INLINE char *smi_extra_at(const char *header, smi_extra which) {
+    return (char *)(uintptr_t)header - SMI_EXTRA + 8 * (int)which;
+}
 
 SMI_INLINE uint64_t smi_units(uint64_t word) { return word & 0xFFFFF; }
 SMI_INLINE sagemem_tag smi_word_tag(uint64_t word) { return (sagemem_tag)(word >> 20); }
@@ -2263,7 +2304,8 @@ SMI_INLINE uint64_t smi_word(const smi_domain *d, const char *header, uint64_t u
     return fields | (uint64_t)state << 36 | smi_guard(d, header, fields) << 40;
 }
 SMI_INLINE bool smi_word_good(const smi_domain *d, const char *header, uint64_t word) {
-    return word >> 40 == smi_guard(d, header, word & SMI_FIELDS) && smi_word_state(word) >= SMI_LIVE && smi_word_state(word) <= SMI_QUARANTINED;
+    return word >> 40 == smi_guard(d, header, word & SMI_FIELDS) && smi_word_state(word) >= SMI_LIVE &&
+           smi_word_state(word) <= SMI_QUARANTINED;
 }
 
 /* Exact sizes up to 1 KiB, then four to a doubling. */
@@ -2418,7 +2460,8 @@ static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
     smi_page *page = smi_chunk_spare(d, need);
     bool zeroed;
     if (page == NULL) page = smi_page_create(d, SMI_CHUNK, smi_chunk_next_bytes(d, need), 1, &zeroed, call);
-    if (page == NULL && smi_chunk_next_bytes(d, need) > smi_span_round(d, need)) page = smi_page_create(d, SMI_CHUNK, need, 1, &zeroed, call); /* near a limit */
+    if (page == NULL && smi_chunk_next_bytes(d, need) > smi_span_round(d, need))
+        page = smi_page_create(d, SMI_CHUNK, need, 1, &zeroed, call); /* near a limit */
     if (page == NULL) return false;
     smi_lock_take(&d->base->lock);
     smi_chunk_seal(d);
@@ -2578,8 +2621,11 @@ static sagemem_status smi_quarantine_intact(const smi_domain *d, char *header, u
     size_t size = smi_chunk_size(d, header, word), at = smi_scan_quiet(header + 8, SMI_FILL_FREED, size);
     if (at == size) return SAGEMEM_OK;
     const char *file = (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FILE));
-    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "freed block %p (%zu bytes, tag '%s', heap '%s'%s%s) was written to at byte %zu after it was freed; look for a copy of its pointer that lives on",
-                     (void *)(header + 8), size, sagemem_tag_name(smi_word_tag(word)), d->base->name, file != NULL ? ", allocated in " : "", file != NULL ? file : "", at);
+    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call,
+                     "freed block %p (%zu bytes, tag '%s', heap '%s'%s%s) was written to at byte %zu after it was freed; look for "
+                     "a copy of its pointer that lives on",
+                     (void *)(header + 8), size, sagemem_tag_name(smi_word_tag(word)), d->base->name,
+                     file != NULL ? ", allocated in " : "", file != NULL ? file : "", at);
 }
 
 static void smi_quarantine_leave(smi_domain *d) {
@@ -2598,7 +2644,8 @@ static void smi_quarantine_flush(smi_domain *d) {
 static void smi_quarantine_enter(smi_domain *d, char *header, uint64_t word, smi_site site) {
     smi_fill_quiet(header + 8, SMI_FILL_FREED, smi_chunk_size(d, header, word));
     smi_set(smi_extra_at(header, SMI_X_FREE_FILE), (uint64_t)(uintptr_t)site.file);
-    smi_set(smi_extra_at(header, SMI_X_LINES), (smi_get(smi_extra_at(header, SMI_X_LINES)) & 0xFFFFFFFFu) | (uint64_t)(uint32_t)site.line << 32);
+    smi_set(smi_extra_at(header, SMI_X_LINES),
+            (smi_get(smi_extra_at(header, SMI_X_LINES)) & 0xFFFFFFFFu) | (uint64_t)(uint32_t)site.line << 32);
     smi_set(smi_extra_at(header, SMI_X_NEXT), 0);
     smi_set(header, smi_with_state(word, SMI_QUARANTINED));
     if (d->quarantine_last != NULL) smi_set(smi_extra_at((char *)d->quarantine_last, SMI_X_NEXT), (uint64_t)(uintptr_t)header);
@@ -2858,7 +2905,9 @@ static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_
 
 static sagemem_status smi_slab_damaged(smi_domain *d, smi_page *page, const void *cell) {
     page->cells = NULL; /* what hung behind the damaged block is leaked: nothing of it can be trusted */
-    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem_alloc", "free block %p (%u bytes, tag '%s', heap '%s') was written to after it was freed, or its neighbour overflowed; a SAGEMEM_HEAP_CHECKED heap tells which",
+    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem_alloc",
+                     "free block %p (%u bytes, tag '%s', heap '%s') was written to after it was freed, or its neighbour "
+                     "overflowed; a SAGEMEM_HEAP_CHECKED heap tells which",
                      cell, page->block_size, sagemem_tag_name(page->tag), d->name);
 }
 
@@ -2941,7 +2990,8 @@ static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
     smi_fill_quiet(page->start + size, SMI_FILL_ZONE, page->bytes - size - (size_t)(page->start - page->base));
 }
 
-static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed, const char *call) {
+static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
+                            const char *call) {
     size_t front = smi_huge_front(d);
     if (front > 0 && alignment > front) front = alignment;
     if (size > SIZE_MAX / 2 - front - d->post) {
@@ -3189,7 +3239,8 @@ static void smi_describe(const smi_ref *ref, const void *block, char *text, size
     const smi_domain *d = ref->domain;
     if (d->base != d) snprintf(scope, sizeof scope, "scope %s %llu of ", d->name, (unsigned long long)d->id);
     if (ref->file != NULL) snprintf(site, sizeof site, ", allocated at %s:%d", ref->file, ref->line);
-    snprintf(text, size, "block %p (%zu bytes, tag '%s', %sheap '%s'%s)", block, ref->size, sagemem_tag_name(ref->tag), scope, d->base->name, site);
+    snprintf(text, size, "block %p (%zu bytes, tag '%s', %sheap '%s'%s)", block, ref->size, sagemem_tag_name(ref->tag), scope,
+             d->base->name, site);
 }
 
 static void smi_ref_extra(smi_ref *ref) {
@@ -3242,11 +3293,16 @@ static sagemem_status smi_resolve_dead(const smi_page *page, const void *p, char
     const char *heap = page->kind == SMI_DEAD ? page->name : page->domain->base->name;
     char scope[SMI_NAME_MAX + 24] = "";
     if (page->file != NULL) snprintf(scope, sizeof scope, "scope %s %llu of ", page->file, (unsigned long long)page->id);
-    const char *ended = page->kind == SMI_SPARE || (page->file != NULL && !page->state) ? "has ended" : page->state ? "has ended" : "gave its pages back";
+    const char *ended = page->kind == SMI_SPARE || (page->file != NULL && !page->state) ? "has ended"
+                        : page->state                                                   ? "has ended"
+                                                                                        : "gave its pages back";
     if (page->kind == SMI_DEAD && page->tag != SAGEMEM_TAG_SAME && page->file == NULL && !page->state)
-        snprintf(text, size, "%p was freed already: it lies in pages of tag '%s' that heap '%s' gave back; look for a second free of it", p, sagemem_tag_name(page->tag), heap);
+        snprintf(text, size,
+                 "%p was freed already: it lies in pages of tag '%s' that heap '%s' gave back; look for a second free of it", p,
+                 sagemem_tag_name(page->tag), heap);
     else
-        snprintf(text, size, "%p is stale: it lies in memory of %sheap '%s', which %s; look for a pointer that outlives it", p, scope, heap, ended);
+        snprintf(text, size, "%p is stale: it lies in memory of %sheap '%s', which %s; look for a pointer that outlives it", p,
+                 scope, heap, ended);
     return SAGEMEM_E_STALE;
 }
 
@@ -3256,7 +3312,8 @@ static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_
     ref->size = page->block_size;
     if (index < 0) {
         uintptr_t offset = (uintptr_t)p - (uintptr_t)page->start;
-        smi_describe(ref, offset < page->limit ? page->start + offset / page->block_size * page->block_size : page->start, text, size);
+        smi_describe(ref, offset < page->limit ? page->start + offset / page->block_size * page->block_size : page->start, text,
+                     size);
         size_t used = strlen(text);
         memmove(text + 64, text, used + 1 < size - 64 ? used + 1 : size - 64);
         char lead[65];
@@ -3301,11 +3358,14 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
         if (good) smi_ref_extra(ref);
         smi_describe(ref, in + 8, what, sizeof what);
         if (in == header || !good) {
-            snprintf(text, size, "%s: the word in front of it is damaged; look for an underflow there or an overflow of the block before it", what);
+            snprintf(text, size,
+                     "%s: the word in front of it is damaged; look for an underflow there or an overflow of the block before it",
+                     what);
             return SAGEMEM_E_CORRUPT;
         }
         bool live = smi_word_state(word) == SMI_LIVE;
-        snprintf(text, size, "%p %s %s%s", p, live ? "lies inside" : "lies in freed memory,", what, live ? "; only the start of a block can be used" : "");
+        snprintf(text, size, "%p %s %s%s", p, live ? "lies inside" : "lies in freed memory,", what,
+                 live ? "; only the start of a block can be used" : "");
         return live ? SAGEMEM_E_FOREIGN : SAGEMEM_E_STALE;
     }
     ref->header = header;
@@ -3314,15 +3374,17 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
     smi_state state = smi_word_state(word);
     if (state == SMI_FREE || state == SMI_APART) {
         ref->size = (size_t)smi_units(word) * 16 - 8 - d->pre;
-        snprintf(text, size, "block %p (%zu bytes, %s%s%sheap '%s') was freed already; look for a second free of it", p, ref->size, d->base != d ? "scope " : "", d->base != d ? d->name : "",
-                 d->base != d ? " of " : "", d->base->name);
+        snprintf(text, size, "block %p (%zu bytes, %s%s%sheap '%s') was freed already; look for a second free of it", p, ref->size,
+                 d->base != d ? "scope " : "", d->base != d ? d->name : "", d->base != d ? " of " : "", d->base->name);
         return SAGEMEM_E_STALE;
     }
     ref->size = smi_chunk_size(d, header, word);
     smi_ref_extra(ref);
     smi_describe(ref, p, what, sizeof what);
     if (state != SMI_LIVE) {
-        const char *file = d->pre != 0 && state == SMI_QUARANTINED ? (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FREE_FILE)) : NULL;
+        const char *file = d->pre != 0 && state == SMI_QUARANTINED
+                               ? (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FREE_FILE))
+                               : NULL;
         int line = file != NULL ? (int)(smi_get(smi_extra_at(header, SMI_X_LINES)) >> 32) : 0;
         if (file != NULL) snprintf(text, size, "%s was freed already, at %s:%d", what, file, line);
         else snprintf(text, size, "%s was freed already; look for a second free of it", what);
@@ -3357,8 +3419,13 @@ static sagemem_status smi_resolve_foreign(const void *p, char *text, size_t size
     size_t bytes = huge != NULL ? huge->size : 0;
     if (huge != NULL) snprintf(heap, sizeof heap, "%s", huge->domain->base->name);
     smi_lock_give(&smi_registry_lock);
-    if (huge != NULL) snprintf(text, size, "%p lies inside block %p (%zu bytes, tag '%s', heap '%s'); only the start of a block can be used", p, start, bytes, sagemem_tag_name(tag), heap);
-    else snprintf(text, size, "%p does not come from sagemem; give it back to what made it (malloc'ed: free; on the stack or static: not at all)", p);
+    if (huge != NULL)
+        snprintf(text, size, "%p lies inside block %p (%zu bytes, tag '%s', heap '%s'); only the start of a block can be used", p,
+                 start, bytes, sagemem_tag_name(tag), heap);
+    else
+        snprintf(
+            text, size,
+            "%p does not come from sagemem; give it back to what made it (malloc'ed: free; on the stack or static: not at all)", p);
     return SAGEMEM_E_FOREIGN;
 }
 
@@ -3393,7 +3460,10 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
     if (p != page->start) {
         smi_describe(ref, page->start, what, sizeof what);
         bool inside = (const char *)p >= page->base && (const char *)p < page->base + page->bytes;
-        snprintf(text, size, inside ? "%p lies inside %s; only the start of a block can be used" : "%p does not come from sagemem; it lies in front of %s", p, what);
+        snprintf(text, size,
+                 inside ? "%p lies inside %s; only the start of a block can be used"
+                        : "%p does not come from sagemem; it lies in front of %s",
+                 p, what);
         return SAGEMEM_E_FOREIGN;
     }
     smi_describe(ref, p, what, sizeof what);
@@ -3460,7 +3530,8 @@ static void smi_free_remote(const smi_ref *ref, void *block, const char *call) {
         won = __atomic_exchange_n(&page->huge_state, 1u, __ATOMIC_ACQ_REL) == 0;
     }
     if (!won) {
-        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "block %p (tag '%s', heap '%s') was freed by two threads at once", block, sagemem_tag_name(ref->tag), d->base->name);
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "block %p (tag '%s', heap '%s') was freed by two threads at once", block,
+                  sagemem_tag_name(ref->tag), d->base->name);
         return;
     }
     smi_count_remote(d, ref->tag, ref->size, false);
@@ -3476,8 +3547,10 @@ static void smi_collect_page(smi_domain *heap, smi_page *page) {
     memset(seen, 0, (page->capacity + 63u) / 64u * sizeof *seen);
     while (done < count) {
         if (at == 0 || at > page->capacity || smi_bit(seen, at - 1)) {
-            smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "sagemem_free", "a block of %u bytes (tag '%s', heap '%s') was freed twice by other threads, or written to after it was freed", page->block_size,
-                      sagemem_tag_name(page->tag), heap->name);
+            smi_fault(
+                SAGEMEM_MISUSE, SAGEMEM_E_STALE, "sagemem_free",
+                "a block of %u bytes (tag '%s', heap '%s') was freed twice by other threads, or written to after it was freed",
+                page->block_size, sagemem_tag_name(page->tag), heap->name);
             break;
         }
         smi_bits_set(seen, at - 1, 1);
@@ -3492,13 +3565,16 @@ static void smi_collect_page(smi_domain *heap, smi_page *page) {
 
 /* Takes what other threads gave back. Owner. */
 static void smi_collect(smi_domain *heap) {
-    smi_page *page = SMI_LOAD(&heap->remote_pages) != NULL ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL) : NULL;
+    smi_page *page =
+        SMI_LOAD(&heap->remote_pages) != NULL ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL) : NULL;
     while (page != NULL) {
         smi_page *next = page->remote_next; /* read before the page's list is taken: then it may be entered again */
         smi_collect_page(heap, page);
         page = next;
     }
-    char *block = SMI_LOAD(&heap->remote_blocks) != NULL ? (char *)__atomic_exchange_n(&heap->remote_blocks, (void *)NULL, __ATOMIC_ACQ_REL) : NULL;
+    char *block = SMI_LOAD(&heap->remote_blocks) != NULL
+                      ? (char *)__atomic_exchange_n(&heap->remote_blocks, (void *)NULL, __ATOMIC_ACQ_REL)
+                      : NULL;
     while (block != NULL) {
         char *next = (char *)(uintptr_t)smi_get(block);
         smi_ref ref;
@@ -3535,10 +3611,15 @@ static sagemem_status smi_heap_wrong(const sagemem_heap *heap, const char *call)
     const smi_page *page = smi_lookup(heap);
     bool readable = page != NULL && page->kind == SMI_META;
     if (readable && heap->magic == (SMI_ENDED ^ (uintptr_t)heap))
-        return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "heap '%s' has ended; look for a pointer to it that lives on", heap->name);
+        return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "heap '%s' has ended; look for a pointer to it that lives on",
+                         heap->name);
     if (!readable || heap->magic != (SMI_MAGIC ^ (uintptr_t)heap))
-        return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call, "%p is not a heap; pass what sagemem_heap_create returned, or NULL for the thread's own", (const void *)heap);
-    return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' belongs to another thread; use a heap of this thread, sagemem_heap_adopt, or SAGEMEM_HEAP_SHARED", heap->name);
+        return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
+                         "%p is not a heap; pass what sagemem_heap_create returned, or NULL for the thread's own",
+                         (const void *)heap);
+    return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
+                     "heap '%s' belongs to another thread; use a heap of this thread, sagemem_heap_adopt, or SAGEMEM_HEAP_SHARED",
+                     heap->name);
 }
 
 /* The heap, if the calling thread may change it now; a shared one is locked. NULL: the fault handler was called. */
@@ -3583,7 +3664,8 @@ static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_si
     return smi_slab_alloc(d, size, tag, call);
 }
 
-static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed, const char *call) {
+static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
+                              const char *call) {
     smi_domain *heap = d->base;
     *zeroed = false;
     if (smi_os_fails()) {
@@ -3596,7 +3678,8 @@ static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sage
     if (!smi_records_ready(d, tag)) return NULL;
     if ((heap->flags & SAGEMEM_HEAP_SYSTEM) != 0) return smi_system_alloc(d, alignment, size, tag, site, call);
     if (small) return smi_small_alloc(d, size, tag, site, call);
-    if (size <= SMI_CHUNK_BLOCK_MAX && alignment <= SMI_CHUNK_BLOCK_MAX / 4) return smi_chunk_alloc(d, alignment, size, tag, site, call);
+    if (size <= SMI_CHUNK_BLOCK_MAX && alignment <= SMI_CHUNK_BLOCK_MAX / 4)
+        return smi_chunk_alloc(d, alignment, size, tag, site, call);
     return smi_huge_alloc(d, alignment, size, tag, site, zeroed, call);
 }
 
@@ -3646,9 +3729,11 @@ static bool smi_reclaim(smi_domain *heap, uint32_t *step, uint64_t wanted) {
 static void smi_pressure_look(void);
 
 /* Everything that the short paths do not do. */
-SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
+SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool zero,
+                                  const char *call) {
     if (SMI_UNLIKELY(tag > SAGEMEM_TAG_MAX)) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
+                 tag, SAGEMEM_TAG_USER_MAX);
         return NULL;
     }
     for (uint32_t step = 0;;) {
@@ -3658,7 +3743,8 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t s
         zero |= (entered->flags & SAGEMEM_HEAP_ZERO) != 0;
         smi_domain *d = entered->top;
         void *block = smi_domain_alloc(d, alignment, size, tag, site, &zeroed, call);
-        if (block != NULL && zero && !zeroed) memset(block, 0, (entered->flags & SAGEMEM_HEAP_ZERO) != 0 ? sagemem_size(block) : size);
+        if (block != NULL && zero && !zeroed)
+            memset(block, 0, (entered->flags & SAGEMEM_HEAP_ZERO) != 0 ? sagemem_size(block) : size);
         smi_leave(entered);
         if (block != NULL) {
             smi_pressure_look();
@@ -3693,11 +3779,15 @@ SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag
     if (heap == NULL) heap = smi_mine.heap;
     if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL;
     smi_domain *d = heap->top;
-    if (SMI_UNLIKELY(!d->bump || d->pre != 0 || smi_watched || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX || smi_pending(heap) || smi_mine.fail_at != 0)) return NULL;
+    if (SMI_UNLIKELY(!d->bump || d->pre != 0 || smi_watched || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX ||
+                     smi_pending(heap) || smi_mine.fail_at != 0))
+        return NULL;
     smi_group *group = SMI_LOAD(&d->group[tag / SMI_GROUP]);
     uint64_t units = (size + 8 + 15) / 16;
     if (units < 2) units = 2;
-    if (SMI_UNLIKELY(group == NULL || d->chain != NULL || (units <= SMI_UNITS_APART && d->lists[units] != NULL) || (size_t)(d->bump_end - d->bump_at) < units * 16)) return NULL;
+    if (SMI_UNLIKELY(group == NULL || d->chain != NULL || (units <= SMI_UNITS_APART && d->lists[units] != NULL) ||
+                     (size_t)(d->bump_end - d->bump_at) < units * 16))
+        return NULL;
     char *header = d->bump_at;
     d->bump_at += units * 16;
     SMI_STORE((smi_u64 *)(void *)header, smi_word(d, header, units, tag, SMI_LIVE));
@@ -3758,7 +3848,9 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
     if (status != SAGEMEM_OK) {
         if (shared) smi_lock_give(&heap->use_lock);
         bool damaged = status == SAGEMEM_E_CORRUPT;
-        if (site.file != NULL) smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s (freed at %s:%d)", text, site.file, site.line);
+        if (site.file != NULL)
+            smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s (freed at %s:%d)", text, site.file,
+                      site.line);
         else smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
         return;
     }
@@ -3875,7 +3967,8 @@ static void smi_visit_domain(smi_domain *d, smi_visit_fn visit, void *ctx) {
     }
     for (uint32_t g = 0; g < d->groups_end; g++)
         for (int i = 0; d->group[g] != NULL && i < SMI_GROUP; i++)
-            for (smi_page *page = d->group[g]->record[i].slabs; page != NULL; page = page->domain_next) smi_visit_slab(d, page, visit, ctx);
+            for (smi_page *page = d->group[g]->record[i].slabs; page != NULL; page = page->domain_next)
+                smi_visit_slab(d, page, visit, ctx);
     smi_visit_system(d, visit, ctx);
 }
 
@@ -3964,7 +4057,8 @@ static void smi_scope_end(smi_domain *heap) {
     scope->quarantine_first = scope->quarantine_last = NULL;
     scope->duration_ns = smi_os_now_ns() - scope->began_ns;
     smi_lock_take(&heap->lock);
-    if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->scope_seen + smi_peak_of(scope) > smi_peak_of(heap)) smi_publish(heap, true);
+    if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->scope_seen + smi_peak_of(scope) > smi_peak_of(heap))
+        smi_publish(heap, true);
     smi_scope_fold(scope);
     scope->outer->inner = NULL;
     heap->top = scope->outer;
@@ -3992,7 +4086,8 @@ static smi_domain *smi_scope_fresh(smi_domain *heap) {
 
 SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id) {
     const char *call = "sagemem_scope_begin";
-    if (kind == NULL || kind[0] == '\0') return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a scope needs a kind: pass text such as \"forest\"");
+    if (kind == NULL || kind[0] == '\0')
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a scope needs a kind: pass text such as \"forest\"");
     smi_domain *h = smi_enter(heap, call);
     if (h == NULL) return smi_mine.error.status;
     const char *name = h->ended != NULL && strncmp(h->ended->name, kind, SMI_NAME_MAX - 1) == 0 ? h->ended->name : NULL;
@@ -4038,22 +4133,28 @@ SAGEMEM_API sagemem_status sagemem_scope_end(sagemem_heap *heap) {
     sagemem_status status = SAGEMEM_OK;
     if (h->top != h) smi_scope_end(h);
     else if (h->ended != NULL)
-        status = smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "no scope is open in heap '%s'; the last one, %s %llu, has ended already; pair each begin with one end", h->name, h->ended->name,
-                           (unsigned long long)h->ended->id);
-    else status = smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "no scope was begun in heap '%s'; call sagemem_scope_begin first", h->name);
+        status = smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call,
+                           "no scope is open in heap '%s'; the last one, %s %llu, has ended already; pair each begin with one end",
+                           h->name, h->ended->name, (unsigned long long)h->ended->id);
+    else
+        status = smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call,
+                           "no scope was begun in heap '%s'; call sagemem_scope_begin first", h->name);
     smi_leave(h);
     return status;
 }
 
 SAGEMEM_API sagemem_status sagemem_scope_defer(sagemem_heap *heap, void (*cleanup)(void *ctx), void *ctx) {
     const char *call = "sagemem_scope_defer";
-    if (cleanup == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "cleanup is NULL: pass the function to call when the scope ends");
+    if (cleanup == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "cleanup is NULL: pass the function to call when the scope ends");
     smi_domain *h = smi_enter(heap, call);
     if (h == NULL) return smi_mine.error.status;
     sagemem_status status = SAGEMEM_OK;
     smi_cleanup *c = NULL;
-    if (h->top == h) status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
-    else if (smi_os_fails() || (c = (smi_cleanup *)smi_meta_alloc(sizeof *c)) == NULL) status = c == NULL && smi_mine.error.status != SAGEMEM_OK ? smi_mine.error.status : smi_fail_system(call, sizeof *c);
+    if (h->top == h)
+        status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
+    else if (smi_os_fails() || (c = (smi_cleanup *)smi_meta_alloc(sizeof *c)) == NULL)
+        status = c == NULL && smi_mine.error.status != SAGEMEM_OK ? smi_mine.error.status : smi_fail_system(call, sizeof *c);
     if (c != NULL) {
         c->fn = cleanup;
         c->ctx = ctx;
@@ -4069,7 +4170,8 @@ SAGEMEM_API sagemem_status sagemem_scope_limit(sagemem_heap *heap, uint64_t byte
     smi_domain *h = smi_enter(heap, call);
     if (h == NULL) return smi_mine.error.status;
     sagemem_status status = SAGEMEM_OK;
-    if (h->top == h) status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
+    if (h->top == h)
+        status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
     else SMI_STORE(&h->top->budget.limit, bytes);
     smi_leave(h);
     return status;
@@ -4132,14 +4234,20 @@ static bool smi_heap_may_be_fast(const smi_domain *h) {
 }
 
 static sagemem_status smi_desc_check(const sagemem_heap_desc *desc, const char *call) {
-    uint32_t known = SAGEMEM_HEAP_ZERO | SAGEMEM_HEAP_ABORT_ON_NOMEM | SAGEMEM_HEAP_CHECKED | SAGEMEM_HEAP_SITES | SAGEMEM_HEAP_SYSTEM | SAGEMEM_HEAP_SHARED;
-    if ((desc->flags & ~known) != 0) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "flags 0x%x are unknown; use SAGEMEM_HEAP_*", (unsigned)(desc->flags & ~known));
+    uint32_t known = SAGEMEM_HEAP_ZERO | SAGEMEM_HEAP_ABORT_ON_NOMEM | SAGEMEM_HEAP_CHECKED | SAGEMEM_HEAP_SITES |
+                     SAGEMEM_HEAP_SYSTEM | SAGEMEM_HEAP_SHARED;
+    if ((desc->flags & ~known) != 0)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "flags 0x%x are unknown; use SAGEMEM_HEAP_*",
+                        (unsigned)(desc->flags & ~known));
     const sagemem_source *source = desc->source;
-    if (source != NULL && (source->map_fn == NULL || source->unmap_fn == NULL || (source->page_size & (source->page_size - 1)) != 0))
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source needs map_fn, unmap_fn and a page_size that is a power of two (0: the system's)");
+    if (source != NULL &&
+        (source->map_fn == NULL || source->unmap_fn == NULL || (source->page_size & (source->page_size - 1)) != 0))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "the source needs map_fn, unmap_fn and a page_size that is a power of two (0: the system's)");
     const sagemem_heap *parent = desc->parent;
     if (parent != NULL && (smi_lookup(parent) == NULL || parent->magic != (SMI_MAGIC ^ (uintptr_t)parent)))
-        return smi_fail(SAGEMEM_E_STALE, 0, call, "the parent %p is no live heap; a parent must outlive its children", (const void *)parent);
+        return smi_fail(SAGEMEM_E_STALE, 0, call, "the parent %p is no live heap; a parent must outlive its children",
+                        (const void *)parent);
     return SAGEMEM_OK;
 }
 
@@ -4201,7 +4309,9 @@ static sagemem_heap *smi_heap_create(const sagemem_heap_desc *desc, bool is_defa
     return rare != NULL ? h : NULL;
 }
 
-SAGEMEM_API sagemem_heap *sagemem_heap_create(const sagemem_heap_desc *desc) { return smi_heap_create(desc, false, "sagemem_heap_create"); }
+SAGEMEM_API sagemem_heap *sagemem_heap_create(const sagemem_heap_desc *desc) {
+    return smi_heap_create(desc, false, "sagemem_heap_create");
+}
 
 /* Every heap below `parent` in turn, parents first; NULL starts. Under smi_registry_lock. */
 static smi_domain *smi_heap_after(smi_domain *parent, smi_domain *h) {
@@ -4216,7 +4326,8 @@ static void smi_heap_set_owner(smi_domain *h, uintptr_t owner) {
     SMI_STORE_RELEASE(&h->owner, owner);
     for (uint32_t g = 0; g < h->groups_end; g++)
         for (int i = 0; h->group[g] != NULL && i < SMI_GROUP; i++)
-            for (smi_page *page = h->group[g]->record[i].slabs; page != NULL; page = page->domain_next) SMI_STORE(&page->owner, h->fast ? owner : 0);
+            for (smi_page *page = h->group[g]->record[i].slabs; page != NULL; page = page->domain_next)
+                SMI_STORE(&page->owner, h->fast ? owner : 0);
 }
 
 SAGEMEM_API sagemem_heap *sagemem_heap_default(void) {
@@ -4352,7 +4463,8 @@ static void smi_heap_clear(smi_domain *h) {
 /* A heap that the calling thread may end: its own, a shared one, or one whose owner has ended. */
 static smi_domain *smi_enter_to_end(sagemem_heap *heap, const char *call) {
     if (heap == NULL) {
-        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "the heap is NULL; name the one that is meant: sagemem_heap_default() is the thread's own");
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call,
+                  "the heap is NULL; name the one that is meant: sagemem_heap_default() is the thread's own");
         return NULL;
     }
     bool alive = smi_lookup(heap) != NULL && heap->magic == (SMI_MAGIC ^ (uintptr_t)heap);
@@ -4379,7 +4491,8 @@ SAGEMEM_API void sagemem_heap_destroy(sagemem_heap *heap) {
     smi_domain *h = smi_enter_to_end(heap, call);
     if (h == NULL) return;
     if (SMI_LOAD(&h->children) != NULL) {
-        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' has child heaps ('%s'); destroy those first", h->name, h->children->name);
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' has child heaps ('%s'); destroy those first", h->name,
+                  h->children->name);
         smi_leave(h);
         return;
     }
@@ -4422,8 +4535,11 @@ SAGEMEM_API sagemem_status sagemem_heap_adopt(sagemem_heap *heap) {
     }
     smi_lock_give(&smi_registry_lock);
     if (!busy) return SAGEMEM_OK;
-    return smi_fail(SAGEMEM_E_BUSY, 0, call, heap->frozen ? "heap '%s' belonged to a thread that did not survive fork; it cannot be used any more" : "heap '%s' is the default heap of a thread that lives; make a heap with sagemem_heap_create to hand it over",
-                    heap->name);
+    return smi_fail(
+        SAGEMEM_E_BUSY, 0, call,
+        heap->frozen ? "heap '%s' belonged to a thread that did not survive fork; it cannot be used any more"
+                     : "heap '%s' is the default heap of a thread that lives; make a heap with sagemem_heap_create to hand it over",
+        heap->name);
 }
 
 /* -- Threads and fork -------------------------------------------------------------------------------------------- */
@@ -4526,8 +4642,10 @@ static void smi_check_slab(smi_check_ctx *c, const smi_page *page) {
     int64_t remote = SMI_LOAD_ACQUIRE(&page->remote) >> 16;
     if (found >= 0 && found - remote + used == threaded) return;
     char text[SMI_WHY];
-    snprintf(text, sizeof text, "free blocks of %u bytes (tag '%s', heap '%s', page %p) were written to after they were freed, or a block overflowed into them", page->block_size, sagemem_tag_name(page->tag),
-             page->domain->name, (void *)page->base);
+    snprintf(text, sizeof text,
+             "free blocks of %u bytes (tag '%s', heap '%s', page %p) were written to after they were freed, or a block overflowed "
+             "into them",
+             page->block_size, sagemem_tag_name(page->tag), page->domain->name, (void *)page->base);
     smi_damage(c, text);
 }
 
@@ -4536,7 +4654,10 @@ static void smi_check_chunk(smi_check_ctx *c, smi_domain *d, smi_page *page) {
     for (char *h = page->start + d->pre; h - d->pre < smi_chunk_top(d, page);) {
         uint64_t word = smi_get(h);
         if (!smi_word_good(d, h, word) || smi_units(word) == 0) {
-            snprintf(text, sizeof text, "the word in front of block %p (heap '%s') is damaged: an overflow of the block before it, or an underflow; what lies behind it was not checked", (void *)(h + 8), d->base->name);
+            snprintf(text, sizeof text,
+                     "the word in front of block %p (heap '%s') is damaged: an overflow of the block before it, or an underflow; "
+                     "what lies behind it was not checked",
+                     (void *)(h + 8), d->base->name);
             smi_damage(c, text);
             return;
         }
@@ -4550,7 +4671,8 @@ static void smi_check_chunk(smi_check_ctx *c, smi_domain *d, smi_page *page) {
             ref.size = smi_chunk_size(d, h, word);
             smi_ref_extra(&ref);
             sagemem_status status = smi_chunk_intact(d, h, word, why, sizeof why);
-            size_t at = state == SMI_QUARANTINED && status == SAGEMEM_OK ? smi_scan_quiet(h + 8, SMI_FILL_FREED, ref.size) : ref.size;
+            size_t at =
+                state == SMI_QUARANTINED && status == SAGEMEM_OK ? smi_scan_quiet(h + 8, SMI_FILL_FREED, ref.size) : ref.size;
             if (at < ref.size) snprintf(why, sizeof why, "was written to at byte %zu after it was freed", at);
             if (status != SAGEMEM_OK || at < ref.size) {
                 smi_describe(&ref, h + 8, what, sizeof what);
@@ -4594,7 +4716,9 @@ static size_t smi_domain_check(smi_domain *d, bool fault) {
 
 static const smi_site smi_nowhere = {NULL, 0};
 
-SAGEMEM_API void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag) { return smi_alloc(heap, size, tag, smi_nowhere, false, "sagemem_alloc"); }
+SAGEMEM_API void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    return smi_alloc(heap, size, tag, smi_nowhere, false, "sagemem_alloc");
+}
 
 SAGEMEM_API void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag tag, const char *file, int line) {
     smi_site site = {file, line};
@@ -4603,11 +4727,14 @@ SAGEMEM_API void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag 
 
 static bool smi_product(size_t count, size_t size, size_t *bytes, const char *call) {
     if (!__builtin_mul_overflow(count, size, bytes)) return true;
-    smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu objects of %zu bytes are more than an address can count; check how the number was computed", count, size);
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+             "%zu objects of %zu bytes are more than an address can count; check how the number was computed", count, size);
     return false;
 }
 
-SAGEMEM_API void *sagemem_calloc(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag) { return sagemem_calloc_at(heap, count, size, tag, NULL, 0); }
+SAGEMEM_API void *sagemem_calloc(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag) {
+    return sagemem_calloc_at(heap, count, size, tag, NULL, 0);
+}
 
 SAGEMEM_API void *sagemem_calloc_at(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag, const char *file, int line) {
     smi_site site = {file, line};
@@ -4617,13 +4744,16 @@ SAGEMEM_API void *sagemem_calloc_at(sagemem_heap *heap, size_t count, size_t siz
 
 SAGEMEM_API void *sagemem_alloc_array(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag) {
     size_t bytes;
-    return smi_product(count, size, &bytes, "sagemem_alloc_array") ? smi_alloc(heap, bytes, tag, smi_nowhere, false, "sagemem_alloc_array") : NULL;
+    return smi_product(count, size, &bytes, "sagemem_alloc_array")
+               ? smi_alloc(heap, bytes, tag, smi_nowhere, false, "sagemem_alloc_array")
+               : NULL;
 }
 
 SAGEMEM_API void *sagemem_aligned_alloc(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag) {
     const char *call = "sagemem_aligned_alloc";
     if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > ((size_t)1 << 30)) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "alignment %zu is no power of two up to 1 GiB; 64 is a cache line, 4096 a page", alignment);
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "alignment %zu is no power of two up to 1 GiB; 64 is a cache line, 4096 a page",
+                 alignment);
         return NULL;
     }
     return smi_alloc_slow(heap, alignment < 16 ? 16 : alignment, size, tag, smi_nowhere, false, call);
@@ -4639,7 +4769,9 @@ SAGEMEM_API void *sagemem_memdup(sagemem_heap *heap, const void *data, size_t si
     return block;
 }
 
-SAGEMEM_API char *sagemem_strdup(sagemem_heap *heap, const char *text, sagemem_tag tag) { return sagemem_strdup_at(heap, text, tag, NULL, 0); }
+SAGEMEM_API char *sagemem_strdup(sagemem_heap *heap, const char *text, sagemem_tag tag) {
+    return sagemem_strdup_at(heap, text, tag, NULL, 0);
+}
 
 SAGEMEM_API char *sagemem_strdup_at(sagemem_heap *heap, const char *text, sagemem_tag tag, const char *file, int line) {
     smi_site site = {file, line};
@@ -4741,13 +4873,15 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
                 memset((char *)result + from, 0, now - from);
             }
             if (result == NULL) result = smi_resize_by_copy(&ref, block, size, new_tag, site, call);
-            if (result == NULL && same && size <= ref.size && size > ref.size / 4) result = block; /* too large is better than not at all */
+            if (result == NULL && same && size <= ref.size && size > ref.size / 4)
+                result = block; /* too large is better than not at all */
         } else {
             heap = NULL;
         }
         if (shared) smi_lock_give(&page->domain->base->use_lock);
         if (result != NULL || heap == NULL || !smi_reclaim(heap, &step, size)) {
-            if (result == NULL && heap != NULL && (heap->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0 && smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
+            if (result == NULL && heap != NULL && (heap->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0 &&
+                smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
                 smi_log(SAGEMEM_LOG_ERROR, "%s: %zu bytes: %s", call, size, smi_mine.error.message);
                 abort();
             }
@@ -4759,20 +4893,26 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
 SAGEMEM_API void *sagemem_realloc_at(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag, const char *file, int line) {
     const char *call = "sagemem_realloc";
     smi_site site = {file, line};
-    if (block == NULL) return smi_alloc(heap, size, tag == SAGEMEM_TAG_SAME ? (sagemem_tag)SAGEMEM_UNTAGGED : tag, site, false, call);
+    if (block == NULL)
+        return smi_alloc(heap, size, tag == SAGEMEM_TAG_SAME ? (sagemem_tag)SAGEMEM_UNTAGGED : tag, site, false, call);
     if (tag > SAGEMEM_TAG_MAX && tag != SAGEMEM_TAG_SAME) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
+                 tag, SAGEMEM_TAG_USER_MAX);
         return NULL;
     }
     return smi_realloc(block, size, tag, site, call);
 }
 
-SAGEMEM_API void *sagemem_realloc(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag) { return sagemem_realloc_at(heap, block, size, tag, NULL, 0); }
+SAGEMEM_API void *sagemem_realloc(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag) {
+    return sagemem_realloc_at(heap, block, size, tag, NULL, 0);
+}
 
 static smi_hand *smi_hands_of_default; /* heap NULL: these live for ever, one for each tag */
 
 static void *smi_hand_alloc(void *ctx, size_t size) { return sagemem_alloc(((smi_hand *)ctx)->heap, size, ((smi_hand *)ctx)->tag); }
-static void *smi_hand_realloc(void *ctx, void *block, size_t size) { return sagemem_realloc(((smi_hand *)ctx)->heap, block, size, ((smi_hand *)ctx)->tag); }
+static void *smi_hand_realloc(void *ctx, void *block, size_t size) {
+    return sagemem_realloc(((smi_hand *)ctx)->heap, block, size, ((smi_hand *)ctx)->tag);
+}
 static void smi_hand_free(void *ctx, void *block) {
     (void)ctx;
     sagemem_free(block);
@@ -4783,7 +4923,8 @@ SAGEMEM_API sagemem_allocator sagemem_allocator_for(sagemem_heap *heap, sagemem_
     sagemem_allocator none = {NULL, NULL, NULL, NULL}, hand = {smi_hand_alloc, smi_hand_realloc, smi_hand_free, NULL};
     smi_start();
     if (tag > SAGEMEM_TAG_MAX) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", tag, SAGEMEM_TAG_USER_MAX);
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
+                 tag, SAGEMEM_TAG_USER_MAX);
         return none;
     }
     if (heap != NULL && (smi_lookup(heap) == NULL || heap->magic != (SMI_MAGIC ^ (uintptr_t)heap))) {
@@ -4823,13 +4964,15 @@ SAGEMEM_API sagemem_heap *sagemem_heap_of(const void *block) {
 
 SAGEMEM_API bool sagemem_owns(const void *pointer) {
     const smi_page *page = smi_lookup(pointer);
-    if (page == NULL || page->kind == SMI_META || page->kind == SMI_DEAD || page->kind == SMI_SPARE) return smi_system_find(pointer) != NULL;
+    if (page == NULL || page->kind == SMI_META || page->kind == SMI_DEAD || page->kind == SMI_SPARE)
+        return smi_system_find(pointer) != NULL;
     smi_ref ref;
     char text[SMI_WHY + 40];
     sagemem_error before = smi_mine.error;
     sagemem_status status = smi_resolve(pointer, &ref, text, sizeof text);
     smi_mine.error = before;
-    return status == SAGEMEM_OK || (status == SAGEMEM_E_CORRUPT && ref.header == (const char *)pointer - 8) || (status == SAGEMEM_E_CORRUPT && page->kind == SMI_HUGE);
+    return status == SAGEMEM_OK || (status == SAGEMEM_E_CORRUPT && ref.header == (const char *)pointer - 8) ||
+           (status == SAGEMEM_E_CORRUPT && page->kind == SMI_HUGE);
 }
 
 SAGEMEM_API sagemem_status sagemem_check(const void *block) {
@@ -4980,10 +5123,12 @@ static void smi_refresh(smi_domain *h) {
 static uint64_t smi_overhead(smi_domain *h) {
     uint64_t bytes = 0;
     smi_lock_take(&h->lock);
-    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d)) bytes += SMI_LOAD(&d->header_bytes);
+    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d))
+        bytes += SMI_LOAD(&d->header_bytes);
     for (uint32_t g = 0; g < h->groups_end; g++)
         for (int i = 0; h->group[g] != NULL && i < SMI_GROUP; i++)
-            for (const smi_page *p = h->group[g]->record[i].slabs; p != NULL; p = p->domain_next) bytes += p->bytes - (size_t)p->capacity * p->block_size;
+            for (const smi_page *p = h->group[g]->record[i].slabs; p != NULL; p = p->domain_next)
+                bytes += p->bytes - (size_t)p->capacity * p->block_size;
     smi_lock_give(&h->lock);
     for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) bytes += smi_overhead(c);
     return bytes;
@@ -5034,7 +5179,8 @@ static void smi_tag_stats_of(smi_domain *h, sagemem_tag tag, const smi_sums *s, 
 
 SAGEMEM_API sagemem_status sagemem_tag_get_stats(const sagemem_heap *heap, sagemem_tag tag, sagemem_tag_stats *out) {
     const char *call = "sagemem_tag_get_stats";
-    if (out == NULL || tag > SAGEMEM_TAG_MAX) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
+    if (out == NULL || tag > SAGEMEM_TAG_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
     smi_start();
     smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
     if (!smi_heap_alive(h, call)) return smi_mine.error.status;
@@ -5049,7 +5195,8 @@ SAGEMEM_API sagemem_status sagemem_tag_get_stats(const sagemem_heap *heap, sagem
 
 SAGEMEM_API sagemem_status sagemem_peak_get_stats(const sagemem_heap *heap, sagemem_tag tag, uint64_t *used_at_peak) {
     const char *call = "sagemem_peak_get_stats";
-    if (used_at_peak == NULL || tag > SAGEMEM_TAG_MAX) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "used_at_peak is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
+    if (used_at_peak == NULL || tag > SAGEMEM_TAG_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "used_at_peak is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
     smi_start();
     smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
     if (!smi_heap_alive(h, call)) return smi_mine.error.status;
@@ -5092,7 +5239,8 @@ SAGEMEM_API sagemem_status sagemem_scope_get_last(const sagemem_heap *heap, sage
 
 SAGEMEM_API sagemem_status sagemem_scope_tag_get_last(const sagemem_heap *heap, sagemem_tag tag, sagemem_tag_stats *out) {
     const char *call = "sagemem_scope_tag_get_last";
-    if (out == NULL || tag > SAGEMEM_TAG_MAX) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
+    if (out == NULL || tag > SAGEMEM_TAG_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL, or tag %u is above SAGEMEM_TAG_MAX", tag);
     smi_domain *h = smi_enter_last(heap, call);
     if (h == NULL) return smi_mine.error.status;
     smi_sums s = {0, 0, 0, 0};
@@ -5168,7 +5316,8 @@ SAGEMEM_API sagemem_status sagemem_reclaimer_add(const char *name, int priority,
     if (own == NULL) {
         status = smi_mine.error.status;
     } else if (smi_reclaimer_count == SMI_RECLAIMERS) {
-        status = smi_fail(SAGEMEM_E_FULL, 0, call, "%d reclaimers are registered; remove one, or let one serve several caches", SMI_RECLAIMERS);
+        status = smi_fail(SAGEMEM_E_FULL, 0, call, "%d reclaimers are registered; remove one, or let one serve several caches",
+                          SMI_RECLAIMERS);
     } else {
         uint32_t at = smi_reclaimer_count++;
         for (; at > 0 && smi_reclaimers[at - 1].priority > priority; at--) smi_reclaimers[at] = smi_reclaimers[at - 1];
@@ -5189,7 +5338,9 @@ SAGEMEM_API sagemem_status sagemem_reclaimer_remove(const char *name) {
         for (; at < smi_reclaimer_count; at++) smi_reclaimers[at] = smi_reclaimers[at + 1];
     }
     smi_lock_give(&smi_registry_lock);
-    return found ? SAGEMEM_OK : smi_fail(SAGEMEM_E_NOT_FOUND, 0, "sagemem_reclaimer_remove", "no reclaimer is called '%s'", name != NULL ? name : "(NULL)");
+    return found ? SAGEMEM_OK
+                 : smi_fail(SAGEMEM_E_NOT_FOUND, 0, "sagemem_reclaimer_remove", "no reclaimer is called '%s'",
+                            name != NULL ? name : "(NULL)");
 }
 
 #ifdef __linux__
@@ -5259,7 +5410,9 @@ static bool smi_watch_slow; /* watching without a thread: looked at where pages 
 static smi_os_thread smi_watch_thread;
 
 SAGEMEM_API sagemem_status sagemem_system_memory_get(sagemem_system_memory *out) {
-    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_system_memory_get", "out is NULL: pass the address of a sagemem_system_memory");
+    if (out == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_system_memory_get",
+                        "out is NULL: pass the address of a sagemem_system_memory");
     memset(out, 0, sizeof *out);
     out->total = smi_os_total_memory(&out->available);
     out->used = smi_minus(out->total, out->available);
@@ -5268,7 +5421,9 @@ SAGEMEM_API sagemem_status sagemem_system_memory_get(sagemem_system_memory *out)
     double system = out->total > 0 ? 100.0 * (double)out->used / (double)out->total : 0;
     double own = out->limit > 0 && out->limit != UINT64_MAX ? 100.0 * (double)out->resident / (double)out->limit : 0;
     out->usage_percent = own > system ? own : system;
-    out->pressure = out->usage_percent >= smi_watch_critical ? SAGEMEM_PRESSURE_CRITICAL : out->usage_percent >= smi_watch_warning ? SAGEMEM_PRESSURE_WARNING : SAGEMEM_PRESSURE_OK;
+    out->pressure = out->usage_percent >= smi_watch_critical  ? SAGEMEM_PRESSURE_CRITICAL
+                    : out->usage_percent >= smi_watch_warning ? SAGEMEM_PRESSURE_WARNING
+                                                              : SAGEMEM_PRESSURE_OK;
     return SAGEMEM_OK;
 }
 
@@ -5308,11 +5463,14 @@ static void smi_watch_main(void) {
 }
 static void smi_watch_forked(void) { smi_watch_thread_runs = false; } /* the thread stayed in the parent */
 
-SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double critical_percent, void (*changed_fn)(void *ctx, const sagemem_system_memory *now), void *ctx, uint32_t interval_ms) {
+SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double critical_percent,
+                                                  void (*changed_fn)(void *ctx, const sagemem_system_memory *now), void *ctx,
+                                                  uint32_t interval_ms) {
     const char *call = "sagemem_pressure_watch";
     smi_start();
     if (changed_fn != NULL && !(warning_percent > 0 && warning_percent <= critical_percent && critical_percent <= 100))
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "thresholds %g and %g are not 0 < warning <= critical <= 100", warning_percent, critical_percent);
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "thresholds %g and %g are not 0 < warning <= critical <= 100", warning_percent,
+                        critical_percent);
     if (smi_watch_thread_runs) {
         __atomic_store_n(&smi_watch_stop, true, __ATOMIC_RELEASE);
         smi_os_thread_join(smi_watch_thread);
@@ -5404,18 +5562,23 @@ SAGEMEM_API sagemem_source sagemem_source_huge(size_t page_size) {
 static void *smi_source_numa_map(void *ctx, size_t size, size_t alignment) {
     uintptr_t code = (uintptr_t)ctx;
     void *at = smi_os_map(size, alignment);
-    if (at == NULL || smi_os_numa_bind(at, size, (int)(code >> 2), (sagemem_numa_policy)(code & 3)) || (code & 3) != SAGEMEM_NUMA_BIND) return at;
+    if (at == NULL || smi_os_numa_bind(at, size, (int)(code >> 2), (sagemem_numa_policy)(code & 3)) ||
+        (code & 3) != SAGEMEM_NUMA_BIND)
+        return at;
     smi_os_release(at, size); /* that node or nothing */
     return NULL;
 }
 
 SAGEMEM_API sagemem_source sagemem_source_numa(int node, sagemem_numa_policy policy) {
     if (node < 0 || node > 1023) node = 0;
-    sagemem_source source = {smi_source_numa_map, smi_source_system_unmap, smi_source_system_purge, smi_os_page_size(), (void *)(((uintptr_t)node << 2) | (uintptr_t)policy)};
+    sagemem_source source = {smi_source_numa_map, smi_source_system_unmap, smi_source_system_purge, smi_os_page_size(),
+                             (void *)(((uintptr_t)node << 2) | (uintptr_t)policy)};
     return source;
 }
 
-static bool smi_source_gave_huge(const sagemem_source *source) { return source->map_fn == smi_source_huge_map && smi_huge_obtained; }
+static bool smi_source_gave_huge(const sagemem_source *source) {
+    return source->map_fn == smi_source_huge_map && smi_huge_obtained;
+}
 
 /* Buffer and file: a region over memory that is there already. Called under smi_span_lock. */
 typedef struct smi_pool_source {
@@ -5432,7 +5595,10 @@ static void *smi_source_pool_map(void *ctx, size_t size, size_t alignment) {
     smi_pool_source *s = (smi_pool_source *)ctx;
     size_t n = size / SMI_GRANULE, at = s->region.granules;
     size_t hint = s->region.hint;
-    for (at = smi_region_find(&s->region, n); at < s->region.granules && ((uintptr_t)(s->region.base + at * SMI_GRANULE) & (alignment - 1)) != 0; at = smi_region_find(&s->region, n)) s->region.hint = at + 1;
+    for (at = smi_region_find(&s->region, n);
+         at < s->region.granules && ((uintptr_t)(s->region.base + at * SMI_GRANULE) & (alignment - 1)) != 0;
+         at = smi_region_find(&s->region, n))
+        s->region.hint = at + 1;
     s->region.hint = hint;
     if (at == s->region.granules) return NULL;
     char *pages = s->region.base + at * SMI_GRANULE;
@@ -5470,7 +5636,8 @@ static smi_pool_source *smi_source_pool_create(char *base, size_t granules) {
 SAGEMEM_API sagemem_source *sagemem_source_buffer(void *memory, size_t size) {
     const char *call = "sagemem_source_buffer";
     smi_start();
-    uintptr_t first = ((uintptr_t)memory + SMI_GRANULE - 1) & ~(uintptr_t)(SMI_GRANULE - 1), end = ((uintptr_t)memory + size) & ~(uintptr_t)(SMI_GRANULE - 1);
+    uintptr_t first = ((uintptr_t)memory + SMI_GRANULE - 1) & ~(uintptr_t)(SMI_GRANULE - 1),
+              end = ((uintptr_t)memory + size) & ~(uintptr_t)(SMI_GRANULE - 1);
     if (memory == NULL || size < 65536 || first >= end || (uintptr_t)memory + size < (uintptr_t)memory) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a buffer of %zu bytes at %p is too small; 64 KiB are the least", size, memory);
         return NULL;
@@ -5489,17 +5656,23 @@ SAGEMEM_API sagemem_source *sagemem_source_file(const char *path, uint64_t limit
     const char *call = "sagemem_source_file";
     smi_start();
     size_t bytes = (size_t)limit & ~(size_t)(SMI_GRANULE - 1);
-    if (path == NULL || bytes < 65536 || bytes != (limit & ~(uint64_t)(SMI_GRANULE - 1)) || strlen(path) >= sizeof ((smi_pool_source *)0)->path) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a file of %llu bytes cannot be a source; it needs a path of up to 511 bytes and a limit from 64 KiB to the address space", (unsigned long long)limit);
+    if (path == NULL || bytes < 65536 || bytes != (limit & ~(uint64_t)(SMI_GRANULE - 1)) ||
+        strlen(path) >= sizeof((smi_pool_source *)0)->path) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                 "a file of %llu bytes cannot be a source; it needs a path of up to 511 bytes and a limit from 64 KiB to the "
+                 "address space",
+                 (unsigned long long)limit);
         return NULL;
     }
     smi_os_file file;
     char *base = (char *)smi_os_file_map(&file, path, bytes);
     if (base == NULL) {
-        smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' of %llu bytes cannot be made or mapped: %s", path, (unsigned long long)limit, strerror(smi_os_error()));
+        smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' of %llu bytes cannot be made or mapped: %s", path,
+                 (unsigned long long)limit, strerror(smi_os_error()));
         return NULL;
     }
-    char *first = (char *)(((uintptr_t)base + SMI_GRANULE - 1) & ~(uintptr_t)(SMI_GRANULE - 1)); /* a mapping may start between granules */
+    char *first =
+        (char *)(((uintptr_t)base + SMI_GRANULE - 1) & ~(uintptr_t)(SMI_GRANULE - 1)); /* a mapping may start between granules */
     smi_pool_source *s = smi_source_pool_create(first, (bytes - (size_t)(first - base)) / SMI_GRANULE);
     if (s == NULL) {
         smi_os_file_unmap(&file, path, base, bytes);
@@ -5518,7 +5691,8 @@ SAGEMEM_API void sagemem_source_destroy(sagemem_source *source) {
     if (source == NULL) return;
     smi_pool_source *s = (smi_pool_source *)source->ctx;
     if (source->map_fn != smi_source_pool_map || &s->source != source) {
-        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "this source was not made by sagemem_source_buffer or _file; sources by value are not destroyed");
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call,
+                  "this source was not made by sagemem_source_buffer or _file; sources by value are not destroyed");
         return;
     }
     smi_domain *user = NULL;
@@ -5527,7 +5701,8 @@ SAGEMEM_API void sagemem_source_destroy(sagemem_source *source) {
         if (user->has_source && user->source.ctx == s) break;
     smi_lock_give(&smi_registry_lock);
     if (user != NULL) {
-        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' still takes its pages from this source; destroy it first", user->name);
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call, "heap '%s' still takes its pages from this source; destroy it first",
+                  user->name);
         return;
     }
     if (s->is_file) smi_os_file_unmap(&s->file, s->path, s->mapping, s->bytes);
@@ -5581,12 +5756,14 @@ typedef struct smi_report_out {
 } smi_report_out;
 
 static void smi_report_flush(smi_report_out *out) {
-    if (out->used > 0 && out->status == SAGEMEM_OK) out->status = out->sink->write_fn(out->sink->ctx, out->buffer, out->used, out->offset);
+    if (out->used > 0 && out->status == SAGEMEM_OK)
+        out->status = out->sink->write_fn(out->sink->ctx, out->buffer, out->used, out->offset);
     out->offset += out->used;
     out->used = 0;
 }
 
-SAGEMEM_PRINTF(2, 3) static void smi_report_put(smi_report_out *out, const char *format, ...) {
+SAGEMEM_PRINTF(2, 3)
+static void smi_report_put(smi_report_out *out, const char *format, ...) {
     char line[512];
     va_list args;
     va_start(args, format);
@@ -5666,7 +5843,8 @@ static void smi_report_row(smi_report_out *out, const char *name, uint32_t tag, 
     char used[16], peak[16], made[16], number[16];
     if (name == NULL) snprintf(number, sizeof number, "tag %u", tag);
     double share = peak_total > 0 ? 100.0 * (double)r->at_peak / (double)peak_total : 0;
-    smi_report_put(out, "  %-30.40s %10s %10s %10s %5.1f%% %12llu\n", name != NULL ? name : number, smi_report_bytes(used, sizeof used, r->used), smi_report_bytes(peak, sizeof peak, r->peak),
+    smi_report_put(out, "  %-30.40s %10s %10s %10s %5.1f%% %12llu\n", name != NULL ? name : number,
+                   smi_report_bytes(used, sizeof used, r->used), smi_report_bytes(peak, sizeof peak, r->peak),
                    smi_report_bytes(made, sizeof made, r->at_peak), share, (unsigned long long)r->blocks);
 }
 
@@ -5687,7 +5865,8 @@ static void smi_report_text_group(smi_report_out *out, smi_domain *h, const char
     }
     if (rows < 2 || length == 0) return;
     char used[16], made[16];
-    smi_report_put(out, "  %-30s %10s %10s %10s %5.1f%% %12llu\n", "subtotal", smi_report_bytes(used, sizeof used, sum.used), "", smi_report_bytes(made, sizeof made, sum.at_peak),
+    smi_report_put(out, "  %-30s %10s %10s %10s %5.1f%% %12llu\n", "subtotal", smi_report_bytes(used, sizeof used, sum.used), "",
+                   smi_report_bytes(made, sizeof made, sum.at_peak),
                    peak_total > 0 ? 100.0 * (double)sum.at_peak / (double)peak_total : 0, (unsigned long long)sum.blocks);
 }
 
@@ -5706,8 +5885,9 @@ static void smi_report_text_heaps(smi_report_out *out, smi_domain *h, int depth)
         smi_sums s = {0, 0, 0, 0};
         smi_all_sum(c, &s);
         char used[16], held[16], peak[16];
-        smi_report_put(out, "  %*s%-*.40s %10s %10s %10s\n", depth * 2, "", 30 - depth * 2 > 0 ? 30 - depth * 2 : 1, c->name, smi_report_bytes(used, sizeof used, s.bytes),
-                       smi_report_bytes(peak, sizeof peak, smi_peak_of(c)), smi_report_bytes(held, sizeof held, SMI_LOAD(&c->budget.held)));
+        smi_report_put(out, "  %*s%-*.40s %10s %10s %10s\n", depth * 2, "", 30 - depth * 2 > 0 ? 30 - depth * 2 : 1, c->name,
+                       smi_report_bytes(used, sizeof used, s.bytes), smi_report_bytes(peak, sizeof peak, smi_peak_of(c)),
+                       smi_report_bytes(held, sizeof held, SMI_LOAD(&c->budget.held)));
         smi_report_text_heaps(out, c, depth + 1);
     }
 }
@@ -5715,11 +5895,14 @@ static void smi_report_text_heaps(smi_report_out *out, smi_domain *h, int depth)
 static void smi_report_text(smi_report_out *out, smi_domain *h, const sagemem_heap_stats *s) {
     char a[16], b[16], c[16], d[16];
     smi_report_put(out, "sagemem: %s '%s'\n", h == &smi_process ? "process" : "heap", h->name);
-    smi_report_put(out, "  used %s (peak %s), held %s (peak %s)", smi_report_bytes(a, sizeof a, s->used), smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held),
+    smi_report_put(out, "  used %s (peak %s), held %s (peak %s)", smi_report_bytes(a, sizeof a, s->used),
+                   smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held),
                    smi_report_bytes(d, sizeof d, s->held_peak));
-    if (SMI_LOAD(&h->budget.limit) != 0) smi_report_put(out, ", limit %s", smi_report_bytes(a, sizeof a, SMI_LOAD(&h->budget.limit)));
+    if (SMI_LOAD(&h->budget.limit) != 0)
+        smi_report_put(out, ", limit %s", smi_report_bytes(a, sizeof a, SMI_LOAD(&h->budget.limit)));
     if (h == &smi_process) smi_report_put(out, ", resident %s", smi_report_bytes(a, sizeof a, smi_os_resident()));
-    smi_report_put(out, "\n  of held: library and headers %s, reserved %s; blocks %llu now, %llu ever; scopes open %llu\n", smi_report_bytes(a, sizeof a, s->overhead), smi_report_bytes(b, sizeof b, s->reserved),
+    smi_report_put(out, "\n  of held: library and headers %s, reserved %s; blocks %llu now, %llu ever; scopes open %llu\n",
+                   smi_report_bytes(a, sizeof a, s->overhead), smi_report_bytes(b, sizeof b, s->reserved),
                    (unsigned long long)s->blocks, (unsigned long long)s->total_blocks, (unsigned long long)s->scopes);
     smi_report_put(out, "\n  %-30s %10s %10s %10s %6s %12s\n", "tag", "used", "peak", "at peak", "share", "blocks ever");
     smi_report_tag row;
@@ -5749,8 +5932,10 @@ static void smi_report_brief(smi_report_out *out, smi_domain *h, const sagemem_h
         most = row;
         which = t;
     }
-    smi_report_put(out, "sagemem: %s used %s, peak %s, held %s", h->name, smi_report_bytes(a, sizeof a, s->used), smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held));
-    if (which < SMI_TAGS && most.name != NULL) smi_report_put(out, "; most at peak: %s %s", most.name, smi_report_bytes(a, sizeof a, most.at_peak));
+    smi_report_put(out, "sagemem: %s used %s, peak %s, held %s", h->name, smi_report_bytes(a, sizeof a, s->used),
+                   smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held));
+    if (which < SMI_TAGS && most.name != NULL)
+        smi_report_put(out, "; most at peak: %s %s", most.name, smi_report_bytes(a, sizeof a, most.at_peak));
     smi_report_put(out, "\n");
 }
 
@@ -5840,8 +6025,12 @@ static void smi_report_json(smi_report_out *out, smi_domain *h, const sagemem_he
 
 SAGEMEM_API sagemem_status sagemem_report(const sagemem_heap *heap, sagemem_format format, const sagemem_sink *to) {
     const char *call = "sagemem_report";
-    if (to == NULL || to->write_fn == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the report needs a sink with a write_fn; sagemem_report_file(heap, format, \"-\") writes to standard output");
-    if ((unsigned)format > SAGEMEM_FORMAT_JSON) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "format %d is unknown; use SAGEMEM_FORMAT_TEXT, _BRIEF or _JSON", (int)format);
+    if (to == NULL || to->write_fn == NULL)
+        return smi_fail(
+            SAGEMEM_E_ARGUMENT, 0, call,
+            "the report needs a sink with a write_fn; sagemem_report_file(heap, format, \"-\") writes to standard output");
+    if ((unsigned)format > SAGEMEM_FORMAT_JSON)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "format %d is unknown; use SAGEMEM_FORMAT_TEXT, _BRIEF or _JSON", (int)format);
     smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
     sagemem_heap_stats s;
     sagemem_status status = sagemem_heap_get_stats(heap, &s); /* brings the peaks up to date, too */
@@ -5875,11 +6064,14 @@ SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem
     if (path == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "path is NULL: pass a file name, or \"-\" for standard output");
     bool standard = strcmp(path, "-") == 0;
     FILE *file = standard ? stdout : smi_os_fails() ? NULL : fopen(path, "w");
-    if (file == NULL) return smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' cannot be opened for writing: %s", path, strerror(smi_os_error()));
+    if (file == NULL)
+        return smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' cannot be opened for writing: %s", path,
+                        strerror(smi_os_error()));
     sagemem_sink sink = {smi_report_write_file, NULL, file};
     sagemem_status status = sagemem_report(heap, format, &sink);
     bool written = standard ? fflush(file) == 0 : fclose(file) == 0;
-    if (status == SAGEMEM_OK && !written) status = smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' could not be written: %s", path, strerror(smi_os_error()));
+    if (status == SAGEMEM_OK && !written)
+        status = smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' could not be written: %s", path, strerror(smi_os_error()));
     return status;
 }
 
@@ -5893,7 +6085,8 @@ static void smi_report_exit(void) {
         smi_log(SAGEMEM_LOG_ERROR, "report at exit: %s", smi_mine.error.message);
     sagemem_heap_stats s;
     if (smi_report_exit_status == 0 || sagemem_heap_get_stats(NULL, &s) != SAGEMEM_OK || s.blocks == 0) return;
-    smi_log(SAGEMEM_LOG_ERROR, "%llu blocks with %llu bytes were never freed", (unsigned long long)s.blocks, (unsigned long long)s.used);
+    smi_log(SAGEMEM_LOG_ERROR, "%llu blocks with %llu bytes were never freed", (unsigned long long)s.blocks,
+            (unsigned long long)s.used);
     fflush(NULL); /* _Exit does not, and exit must not be called again */
     _Exit(smi_report_exit_status);
 }
