@@ -1206,6 +1206,7 @@ enum {
     SMI_GROUP = 16, /* records are made for this many neighbouring tags at once */
     SMI_GROUPS = SMI_TAGS / SMI_GROUP,
     SMI_RARE = 1024, /* counters that decide when a (tag, class) gets slab pages */
+    SMI_RARE_PERIOD = 32768, /* allocations after which what was recent counts half */
     SMI_NAME_MAX = 64,
     SMI_RECLAIMERS = 64
 };
@@ -1257,6 +1258,11 @@ typedef struct smi_page {
     bool on_huge_pages;
     const char *name; /* dead: the heap's, interned */
 } smi_page;
+
+/* How much a (tag, class) is used before it has slab pages. */
+typedef struct smi_rare {
+    uint16_t live, recent; /* blocks now; allocations, halved now and then */
+} smi_rare;
 
 /* Slab pages of one tag in one heap. */
 typedef struct smi_bins {
@@ -1345,7 +1351,8 @@ struct sagemem_heap {
     void *quarantine_first, *quarantine_last;
     size_t quarantine_bytes;
     void *system_blocks;
-    uint16_t *rare;
+    struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
+    uint32_t rare_total;
     struct smi_hand *hands; /* see sagemem_allocator_for */
     uint32_t groups_end;
     smi_group *group[SMI_GROUPS]; /* last: it outlives the reuse of a scope's structure */
@@ -2458,7 +2465,7 @@ static size_t smi_chunk_next_bytes(const smi_domain *d, size_t need) {
 static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
     size_t need = (size_t)units * 16 + 16;
     smi_page *page = smi_chunk_spare(d, need);
-    bool zeroed;
+    bool zeroed, spare = page != NULL;
     if (page == NULL) page = smi_page_create(d, SMI_CHUNK, smi_chunk_next_bytes(d, need), 1, &zeroed, call);
     if (page == NULL && smi_chunk_next_bytes(d, need) > smi_span_round(d, need))
         page = smi_page_create(d, SMI_CHUNK, need, 1, &zeroed, call); /* near a limit */
@@ -2471,7 +2478,7 @@ static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
     d->bump_at = page->start;
     d->bump_end = page->base + page->bytes - 8;
     smi_page_link(d, &d->pages, page);
-    smi_event(d->base);
+    if (!spare) smi_event(d->base); /* a spare stays in the heap's hands */
     smi_lock_give(&d->base->lock);
     return true;
 }
@@ -3380,8 +3387,8 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
     }
     ref->size = smi_chunk_size(d, header, word);
     smi_ref_extra(ref);
-    smi_describe(ref, p, what, sizeof what);
     if (state != SMI_LIVE) {
+        smi_describe(ref, p, what, sizeof what);
         const char *file = d->pre != 0 && state == SMI_QUARANTINED
                                ? (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FREE_FILE))
                                : NULL;
@@ -3391,7 +3398,9 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
         return SAGEMEM_E_STALE;
     }
     sagemem_status status = smi_chunk_intact(d, header, word, why, sizeof why);
-    if (status != SAGEMEM_OK) snprintf(text, size, "%s %s", what, why);
+    if (status == SAGEMEM_OK) return SAGEMEM_OK;
+    smi_describe(ref, p, what, sizeof what);
+    snprintf(text, size, "%s %s", what, why);
     return status;
 }
 
@@ -3466,13 +3475,15 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
                  p, what);
         return SAGEMEM_E_FOREIGN;
     }
-    smi_describe(ref, p, what, sizeof what);
     if (SMI_LOAD(&page->huge_state) != 0) {
+        smi_describe(ref, p, what, sizeof what);
         snprintf(text, size, "%s was freed already; look for a second free of it", what);
         return SAGEMEM_E_STALE;
     }
     sagemem_status status = smi_huge_intact(page, why, sizeof why);
-    if (status != SAGEMEM_OK) snprintf(text, size, "%s %s", what, why);
+    if (status == SAGEMEM_OK) return SAGEMEM_OK;
+    smi_describe(ref, p, what, sizeof what);
+    snprintf(text, size, "%s %s", what, why);
     return status;
 }
 
@@ -3641,23 +3652,31 @@ static void smi_leave(smi_domain *heap) {
     if (SMI_LOAD(&heap->owner) == SMI_ANY) smi_lock_give(&heap->use_lock);
 }
 
-/* Whether a (tag, size) with few bytes in this heap should have slab pages: `rare` counts its blocks in chunks, by a
- * hash whose collisions only make that come sooner. */
-SMI_INLINE uint16_t *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t size) {
+/* Whether a (tag, size) with few bytes in this heap has earned slab pages: by a page's worth of live blocks in chunks,
+ * or by being one of the few that most allocations are for. A hash counts; its collisions only make that come sooner. */
+SMI_INLINE smi_rare *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t size) {
     return &d->rare[((uint32_t)tag * 2654435761u ^ smi_class_of(size) * 40503u) >> 7 & (SMI_RARE - 1)];
+}
+
+static void smi_rare_count(smi_domain *d, sagemem_tag tag, size_t size) {
+    smi_rare *rare = smi_rare_of(d, tag, size);
+    if (rare->live < UINT16_MAX) rare->live++;
+    if (rare->recent < UINT16_MAX) rare->recent++;
+    if (++d->rare_total % SMI_RARE_PERIOD != 0) return;
+    for (int i = 0; i < SMI_RARE; i++) d->rare[i].recent /= 2;
 }
 
 /* A slab heap's small block: from a slab page if the class has one or has earned one, else from a chunk. */
 static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_site site, const char *call) {
     unsigned class_index = smi_class_of(size);
-    size_t in_chunk = ((size + 8 + 15) & ~(size_t)15) - 8;
+    size_t in_chunk = ((size + 8 + 15) & ~(size_t)15) - 8, least = smi_slab_least(smi_class_size(class_index));
     if (smi_bins_of(d, tag)->pages[class_index] == 0) {
-        uint16_t *rare = smi_rare_of(d, tag, in_chunk);
-        if ((size_t)*rare * smi_class_size(class_index) < smi_slab_least(smi_class_size(class_index))) {
+        const smi_rare *rare = smi_rare_of(d, tag, in_chunk);
+        if (rare->live * smi_class_size(class_index) < least && rare->recent < SMI_RARE_PERIOD / 64) {
             void *block = smi_chunk_alloc(d, 16, size, tag, site, call);
             if (block == NULL) return NULL;
             size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
-            if (usable <= SMI_SMALL_MAX && *smi_rare_of(d, tag, usable) < UINT16_MAX) ++*smi_rare_of(d, tag, usable);
+            if (usable <= SMI_SMALL_MAX) smi_rare_count(d, tag, usable);
             return block;
         }
     }
@@ -3824,8 +3843,8 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
         break;
     case SMI_CHUNK:
         if (d->rare != NULL && ref->size <= SMI_SMALL_MAX) {
-            uint16_t *rare = smi_rare_of(d, ref->tag, ref->size);
-            if (*rare > 0) --*rare;
+            smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
+            if (rare->live > 0) rare->live--;
         }
         smi_chunk_forget(d, ref->header, ref->word);
         if (smi_checked(d)) smi_quarantine_enter(d, ref->header, ref->word, site);
@@ -4293,7 +4312,7 @@ static sagemem_heap *smi_heap_create(const sagemem_heap_desc *desc, bool is_defa
     smi_lock_take(&smi_registry_lock);
     const char *name = smi_intern(desc->name != NULL && desc->name[0] != '\0' ? desc->name : "heap");
     smi_domain *h = name != NULL ? smi_heap_structure() : NULL;
-    uint16_t *rare = h != NULL ? (uint16_t *)smi_meta_alloc(SMI_RARE * sizeof *rare) : NULL;
+    smi_rare *rare = h != NULL ? (smi_rare *)smi_meta_alloc(SMI_RARE * sizeof *rare) : NULL;
     if (rare != NULL) {
         smi_heap_init(h, desc, name);
         h->is_default = is_default;
