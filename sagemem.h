@@ -1,11 +1,191 @@
-/* sagemem.h 0.1.0: memory for scientific and data-processing C: every byte has an owner and a purpose.
+/* sagemem.h 0.1.0: memory for scientific and data-processing C, in one file: every byte has an owner and a purpose.
  *
- * Do this in one file of your program, and include the header anywhere else without the define:
+ * Do this in ONE file of your program, before anything else is included:
  *
  *     #define SAGEMEM_IMPLEMENTATION
  *     #include "sagemem.h"
+ *
+ * and in any other file only
+ *
+ *     #include "sagemem.h"
+ *
+ * The owner is a heap (a scope is a heap that ends); the purpose is a tag. Both are exact at all times, for every
+ * block, and survive into the report. The header needs the C library and the system, nothing else. Link with -pthread.
+ * Licence: MIT or public domain, as you like; the text is at the end.
+ *
+ * CONTENTS (each is an anchor: search for `>>name`)
+ *
+ *     This manual     quick start - terms - vital statistics - options - limits and peaks - threads, fork, signals -
+ *                     errors - what is caught where - caveats - security - the inside
+ *     Declarations    >>config   options, linkage, attributes
+ *                     >>log      status codes, last error, logger, fault handler; tags
+ *                     >>heap     heaps, sources of pages, blocks, scopes, statistics
+ *                     >>budget   limits, reserve, reclaimers, pressure, trim
+ *                     >>report   text, one line, JSON; failures on purpose; call sites
+ *     Implementation  >>os       pages, locks, threads, clocks, atomics, files; tools that watch
+ *                     >>log      messages; the structures of everything below
+ *                     >>budget   the tree of limits
+ *                     >>pages    the library's own memory, page map, regions, spans
+ *                     >>heap     tags, counting, chunks, slab pages, huge blocks, scopes, validation
+ *                     >>limits   the public side of >>budget; sources of pages
+ *                     >>report
+ *
+ * QUICK START (this compiles as it stands)
+ *
+ *     #define SAGEMEM_IMPLEMENTATION
+ *     #include "sagemem.h"
+ *
+ *     enum { TAG_TREES = 1, TAG_COOLING };
+ *
+ *     int main(void) {
+ *         sagemem_tag_define(TAG_TREES, "Core/Trees");            // "Group/Name": reports add up each group
+ *         sagemem_tag_define(TAG_COOLING, "Physics/Cooling");
+ *         double *table = SAGEMEM_NEW_ARRAY(NULL, double, 10000, TAG_COOLING);   // NULL: this thread's own heap
+ *         if (table == NULL) {
+ *             fprintf(stderr, "%s\n", sagemem_last_error()->message);
+ *             return 1;
+ *         }
+ *         for (uint64_t forest = 0; forest < 1000; forest++) {
+ *             sagemem_scope_begin(NULL, "forest", forest);
+ *             int *halos = SAGEMEM_NEW_ARRAY(NULL, int, 500 + forest, TAG_TREES);
+ *             if (halos != NULL) halos[0] = 1;                    // ... the work on this forest ...
+ *             sagemem_scope_end(NULL);                            // all that was allocated since begin is gone
+ *         }
+ *         sagemem_free(table);
+ *         return sagemem_report_file(NULL, SAGEMEM_FORMAT_TEXT, "-") == SAGEMEM_OK ? 0 : 1;
+ *     }
+ *
+ * TERMS
+ *
+ *     heap      owns pages; belongs to the thread that made it. NULL is the calling thread's default heap.
+ *     scope     what is allocated between sagemem_scope_begin and _end of one heap; gone at the end. Scopes nest.
+ *     tag       a number from 0 to 4095 with a name: what a block is for.
+ *     used      bytes of blocks handed out, each at its usable size (sagemem_size): at least what was asked for.
+ *     held      bytes of pages taken from the system: what limits limit. Includes what is kept for later.
+ *     resident  what the system says is in memory now; only reported.
+ *     page      a run of 16 KiB units: a slab page (blocks of one size and one tag), a chunk (blocks of any size and
+ *               tag, each behind one word of 8 bytes), or the pages of one huge block.
+ *
+ * VITAL STATISTICS (64-bit; `make vital` prints them for the machine at hand)
+ *
+ *     alignment of every block                       16 bytes; 64 from 64 KiB on; on request up to 1 GiB
+ *     bytes added to a block                         none in a slab page, 8 in a chunk, 72 and more in a checked heap
+ *     size classes of slab pages                     160: multiples of 16 up to 1 KiB, then 3 % apart, up to 8 KiB
+ *     blocks above 256 KiB                           pages of their own; above 16 MiB their own mapping, grown by mremap
+ *     held by a heap with one small block            16 KiB; with one block in each of 100 tags 16 KiB
+ *     5,000 blocks of 16 to 1024 bytes in 8 tags     held is 1.09 of used
+ *     structure of a heap                            8 KiB; of a page 200 bytes; of 16 tags 2 KiB in each heap and scope
+ *     the page map                                   8 bytes for 16 KiB of pages in use (0.05 %), not counted as held
+ *     largest block                                  half of the address space
+ *     tags 4095, names of 63 bytes, heaps and scopes without limit
+ *     a freed block is found by                      two loads and a comparison, for any pointer at all
+ *     time                                           of allocation and free: constant, but when a page changes hands;
+ *                                                    of scope end and heap destruction: pages and tags, not blocks;
+ *                                                    of statistics: pages and tags
+ *     what an idle heap may keep                     1 MiB of empty slab pages, one more for each (tag, size class) in
+ *                                                    use, 1 MiB of chunks for its next scope: until sagemem_trim
+ *     what the process may keep                      free pages of its regions, for purge_delay_ms of the heap that
+ *                                                    freed them [1 s] and until a page is next taken or freed
+ *
+ *     When memory runs out the call returns NULL or a status, nothing is changed, and it can be repeated.
+ *
+ * ALGORITHMS, AND WHERE THEY ARE WEAK
+ *
+ *     A long-lived heap serves small blocks from slab pages: one size class of one tag, no header, and counters that
+ *     lie beside the page's free list, so that exact accounting costs no line that the call does not touch anyway. A
+ *     (tag, class) gets slab pages only once it has two pages' worth of blocks or is allocated often; till then its
+ *     blocks share chunks, so that a hundred tags cost no hundred pages. In chunks free neighbours are merged and the best
+ *     fit is taken. A scope bumps through chunks; blocks freed in it wait for another of exactly their size.
+ *     Weak: a heap that alternates between very many (tag, class) pairs holds a page that is partly empty for each;
+ *     long-lived blocks of many sizes above 8 KiB fragment as in any best-fit allocator; a scope in which sizes never
+ *     recur does not reuse what is freed before its end; SAGEMEM_HEAP_SHARED and _SYSTEM take a lock at each call.
+ *
+ * OPTIONS (defines, before the include)
+ *
+ *     name                    default  where                        effect
+ *     SAGEMEM_IMPLEMENTATION  -        in one file                  compiles the implementation there
+ *     SAGEMEM_STATIC          -        that file                    every function is static: two libraries can each embed
+ *                                                                   a copy; needs the implementation in the same file
+ *     SAGEMEM_API             extern   wherever it is included      linkage of every function, e.g. a dllexport
+ *     SAGEMEM_SITES           -        any file, each for itself    the five short calls pass on file and line
+ *     SAGEMEM_DEFAULTS        1        that of the implementation   default of every SAGEMEM_WITH_*: 0 to name just what you take
+ *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
+ *
+ *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
+ *     names it. Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a
+ *     _desc. C11 or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11
+ *     include this header before system headers, or an #error says so.
+ *
+ * LIMITS AND PEAKS
+ *
+ *     Limits form a tree, scope - heap - parent heap - process, and count bytes held. A page is taken when every level
+ *     has room for it, in one step: held <= limit holds at every moment. A limit that is met: the heap gives back what it
+ *     keeps, the process-wide cache is purged, the reclaimers run (lowest priority number first, in the thread that met
+ *     the limit, without locks), each time followed by another attempt; then E_LIMIT. sagemem_reserve claims bytes in
+ *     advance. The library's own structures are held by the process, not by any heap.
+ *
+ *     Present counts are exact whenever nobody is allocating or freeing. The sum over tags is the heap's total, the
+ *     sum over heaps is the process's. The composition of a peak adds up to the peak.
+ *     Peaks of scopes and of SAGEMEM_HEAP_CHECKED, _SITES and _SYSTEM heaps are exact. Those of ordinary heaps, of heaps with
+ *     children and of the process are looked at when pages change hands or a slab page is exhausted, once in (pages / 32)
+ *     such events, when a scope ends, and whenever statistics are read. So an ordinary heap's peak is at most the true
+ *     one and short of it by at most held_peak / 32, plus one page (16 to 64 KiB) for each (tag, size class)
+ *     with slab pages, plus one chunk. A parent's or the process's is the sum of what its heaps last showed: it may be
+ *     off by the sum of their bounds.
+ *
+ * THREADS, FORK, SIGNALS
+ *
+ *     Heaps and scopes belong to one thread at a time. Any thread may free a block, look at one, and read statistics. A
+ *     block that another thread frees leaves the statistics at once and becomes room again when the owner next takes the
+ *     long way. sagemem_heap_adopt hands a heap over. SAGEMEM_HEAP_SHARED heaps may be used by all threads, one at a time.
+ *     When a thread ends, the clean-ups of its open scopes run, its blocks stay valid, and the next thread that
+ *     needs a default heap takes its default heap over; other heaps of it may be adopted or destroyed by anyone.
+ *     After fork the child has the heaps of the thread that forked. Those of other threads may have stopped halfway
+ *     through a change: their blocks stay valid and may be freed, but nobody takes those heaps over, and their counts
+ *     may be off by the one call that was under way. No function may be called from a signal handler.
+ *
+ * ERRORS
+ *
+ *     What can fail returns a status or NULL; sagemem_last_error(), one for each thread, says what, where and the remedy.
+ *     Misuse and corruption go to the fault handler: by default a message on stderr and abort(). A handler that
+ *     returns makes the call fail with the error's status; a damaged block is leaked.
+ *     Statuses of misuse: E_FOREIGN foreign or interior pointer, E_STALE freed block or ended heap or scope, E_BUSY
+ *     another thread's heap, E_CORRUPT damage, E_ARGUMENT a scope that was not begun.
+ *     On the failure path nothing is allocated. sagemem_check_failures makes every allocation and system call fail
+ *     in turn: it is how the tests know, and it works for your code too.
+ *
+ * WHAT IS CAUGHT WHERE
+ *
+ *     "at once": in the call that does it. Otherwise the call that finds it.
+ *
+ * CAVEATS (symptom: what it is, what to do)
+ *
+ *     The compiler warns about writing past the size asked for, or _FORTIFY_SOURCE aborts, although sagemem_size allows
+ *       it: compilers see the size in the call; resize with sagemem_realloc before using more.
+ *     A crash in a source's map_fn, or a deadlock: it is called with a lock held and must not call sagemem.
+ *     A deadlock while a report is written: a sink's write_fn must not call sagemem.
+ *     Memory does not fall after everything was freed: it is kept for later (see VITAL STATISTICS); sagemem_trim(), or
+ *       purge_delay_ms = SAGEMEM_PURGE_NOW in the heap's desc.
+ *     A limit is met although less is used: limits count pages. Many small limits of a few pages waste: limit a parent.
+ *     `ulimit -v`, small containers, Valgrind: address space is taken 256 MiB at a time, or less where that is refused.
+ *     vfork, or clone without pthread_atfork: the child must only exec.
+ *     A page of the system larger than 16 KiB (some arm64 and POWER): works; purging then returns less.
+ *     Under Valgrind and AddressSanitizer the long way is taken for each block, so that they see them all.
+ *
+ * SECURITY
+ *
+ *     Free lists and headers carry keyed hashes and are checked before use; that finds accidents, and makes attacks on
+ *     the heap harder, but the key comes from clocks and addresses: it is no defence against an attacker who can read
+ *     memory. Bounds are what sagemem_heap_check and the table above say, no more. Nothing is read from the
+ *     environment; the only files read are /proc/self, /proc/meminfo and the cgroup limits.
+ *
+ * THE INSIDE
+ *
+ *     A section calls only sections above it; >>report reads counters and is called by nobody. A new operating system
+ *     goes into >>os. A new layer goes between >>limits and >>report, with declarations in the same order, and acts on
+ *     lower layers through what they offer at run time (clean-ups, reclaimers), never by an #if inside a function.
+ *     Locks and their order: search for smi_registry_lock. Every relaxed counter has one writer; see SMI_LOAD.
  */
-
 #ifndef SAGEMEM_H
 #define SAGEMEM_H
 
@@ -1119,6 +1299,14 @@ static void smi_set_error(sagemem_status status, int os_error, const char *call,
     vsnprintf(error->message, sizeof error->message, format, args);
 }
 
+/* snprintf, where a text that is cut at the end still says what it should. */
+SAGEMEM_PRINTF(3, 4) SMI_NOINLINE void smi_text(char *text, size_t size, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, size, format, args);
+    va_end(args);
+}
+
 /* Notes an ordinary failure of the calling thread and returns its status. */
 SAGEMEM_PRINTF(4, 5)
 static sagemem_status smi_fail(sagemem_status status, int os_error, const char *call, const char *format, ...) {
@@ -1344,7 +1532,8 @@ struct sagemem_heap {
     size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
     smi_u64 header_bytes, huge_page_bytes;
     uint32_t page_count, events;
-    smi_u64 scopes;
+    smi_u64 scopes; /* open */
+    uint64_t scopes_begun;
     struct sagemem_heap *ended, *unused; /* heap: the scope that ended last; scope structures to reuse */
     uint64_t began_ns, duration_ns;
     smi_cleanup *cleanups;
@@ -1988,7 +2177,7 @@ SAGEMEM_API const char *sagemem_tag_name(sagemem_tag tag) {
     if (name != NULL) return name;
     smi_start();
     char text[16];
-    snprintf(text, sizeof text, "tag %u", tag);
+    smi_text(text, sizeof text, "tag %u", tag);
     smi_lock_take(&smi_registry_lock);
     name = smi_intern(text); /* not entered in the table: the number may still get a name */
     smi_lock_give(&smi_registry_lock);
@@ -3244,9 +3433,9 @@ enum { SMI_WHY = 200 };
 static void smi_describe(const smi_ref *ref, const void *block, char *text, size_t size) {
     char scope[SMI_NAME_MAX + 40] = "", site[120] = "";
     const smi_domain *d = ref->domain;
-    if (d->base != d) snprintf(scope, sizeof scope, "scope %s %llu of ", d->name, (unsigned long long)d->id);
-    if (ref->file != NULL) snprintf(site, sizeof site, ", allocated at %s:%d", ref->file, ref->line);
-    snprintf(text, size, "block %p (%zu bytes, tag '%s', %sheap '%s'%s)", block, ref->size, sagemem_tag_name(ref->tag), scope,
+    if (d->base != d) smi_text(scope, sizeof scope, "scope %s %llu of ", d->name, (unsigned long long)d->id);
+    if (ref->file != NULL) smi_text(site, sizeof site, ", allocated at %s:%d", ref->file, ref->line);
+    smi_text(text, size, "block %p (%zu bytes, tag '%s', %sheap '%s'%s)", block, ref->size, sagemem_tag_name(ref->tag), scope,
              d->base->name, site);
 }
 
@@ -3260,14 +3449,14 @@ static void smi_ref_extra(smi_ref *ref) {
 static sagemem_status smi_chunk_intact(const smi_domain *d, const char *header, uint64_t word, char *why, size_t why_size) {
     if (d->pre == 0) return SAGEMEM_OK;
     if (smi_get(smi_extra_at(header, SMI_X_CANARY)) != smi_canary(d, header)) {
-        snprintf(why, why_size, "was written to in front of its first byte (underflow)");
+        smi_text(why, why_size, "was written to in front of its first byte (underflow)");
         return SAGEMEM_E_CORRUPT;
     }
     if (!smi_checked(d)) return SAGEMEM_OK;
     size_t size = smi_chunk_size(d, header, word), room = (size_t)smi_units(word) * 16 - 8 - d->pre;
     size_t intact = size <= room ? smi_scan_quiet(header + 8 + size, SMI_FILL_ZONE, room - size) : 0;
     if (size <= room && intact == room - size) return SAGEMEM_OK;
-    snprintf(why, why_size, "was written to %zu bytes behind its end (overflow)", intact + 1);
+    smi_text(why, why_size, "was written to %zu bytes behind its end (overflow)", intact + 1);
     return SAGEMEM_E_CORRUPT;
 }
 
@@ -3275,12 +3464,12 @@ static sagemem_status smi_huge_intact(const smi_page *page, char *why, size_t wh
     if (!smi_checked(page->domain)) return SAGEMEM_OK;
     size_t front = (size_t)(page->start - page->base), behind = page->bytes - front - page->size;
     if (smi_scan_quiet(page->base, SMI_FILL_ZONE, front) != front) {
-        snprintf(why, why_size, "was written to in front of its first byte (underflow)");
+        smi_text(why, why_size, "was written to in front of its first byte (underflow)");
         return SAGEMEM_E_CORRUPT;
     }
     size_t intact = smi_scan_quiet(page->start + page->size, SMI_FILL_ZONE, behind);
     if (intact == behind) return SAGEMEM_OK;
-    snprintf(why, why_size, "was written to %zu bytes behind its end (overflow)", intact + 1);
+    smi_text(why, why_size, "was written to %zu bytes behind its end (overflow)", intact + 1);
     return SAGEMEM_E_CORRUPT;
 }
 
@@ -3299,16 +3488,16 @@ static char *smi_chunk_walk(const smi_domain *d, const smi_page *page, const cha
 static sagemem_status smi_resolve_dead(const smi_page *page, const void *p, char *text, size_t size) {
     const char *heap = page->kind == SMI_DEAD ? page->name : page->domain->base->name;
     char scope[SMI_NAME_MAX + 24] = "";
-    if (page->file != NULL) snprintf(scope, sizeof scope, "scope %s %llu of ", page->file, (unsigned long long)page->id);
+    if (page->file != NULL) smi_text(scope, sizeof scope, "scope %s %llu of ", page->file, (unsigned long long)page->id);
     const char *ended = page->kind == SMI_SPARE || (page->file != NULL && !page->state) ? "has ended"
                         : page->state                                                   ? "has ended"
                                                                                         : "gave its pages back";
     if (page->kind == SMI_DEAD && page->tag != SAGEMEM_TAG_SAME && page->file == NULL && !page->state)
-        snprintf(text, size,
+        smi_text(text, size,
                  "%p was freed already: it lies in pages of tag '%s' that heap '%s' gave back; look for a second free of it", p,
                  sagemem_tag_name(page->tag), heap);
     else
-        snprintf(text, size, "%p is stale: it lies in memory of %sheap '%s', which %s; look for a pointer that outlives it", p,
+        smi_text(text, size, "%p is stale: it lies in memory of %sheap '%s', which %s; look for a pointer that outlives it", p,
                  scope, heap, ended);
     return SAGEMEM_E_STALE;
 }
@@ -3324,7 +3513,7 @@ static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_
         size_t used = strlen(text);
         memmove(text + 64, text, used + 1 < size - 64 ? used + 1 : size - 64);
         char lead[65];
-        snprintf(lead, sizeof lead, offset < page->limit ? "%p lies inside " : "%p was never allocated; nearest is ", p);
+        smi_text(lead, sizeof lead, offset < page->limit ? "%p lies inside " : "%p was never allocated; nearest is ", p);
         size_t length = strlen(lead);
         memmove(text + length, text + 64, strlen(text + 64) + 1);
         memcpy(text, lead, length);
@@ -3339,7 +3528,7 @@ static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_
     }
     char what[SMI_WHY];
     smi_describe(ref, p, what, sizeof what);
-    snprintf(text, size, "%s was freed already; look for a second free of it", what);
+    smi_text(text, size, "%s was freed already; look for a second free of it", what);
     return SAGEMEM_E_STALE;
 }
 
@@ -3353,7 +3542,7 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
     if (!good) {
         char *in = smi_chunk_walk(d, page, (const char *)p);
         if (in == NULL) {
-            snprintf(text, size, "%p was never allocated: it lies in unused memory of heap '%s'", p, d->base->name);
+            smi_text(text, size, "%p was never allocated: it lies in unused memory of heap '%s'", p, d->base->name);
             return SAGEMEM_E_FOREIGN;
         }
         word = smi_get(in);
@@ -3365,13 +3554,13 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
         if (good) smi_ref_extra(ref);
         smi_describe(ref, in + 8, what, sizeof what);
         if (in == header || !good) {
-            snprintf(text, size,
+            smi_text(text, size,
                      "%s: the word in front of it is damaged; look for an underflow there or an overflow of the block before it",
                      what);
             return SAGEMEM_E_CORRUPT;
         }
         bool live = smi_word_state(word) == SMI_LIVE;
-        snprintf(text, size, "%p %s %s%s", p, live ? "lies inside" : "lies in freed memory,", what,
+        smi_text(text, size, "%p %s %s%s", p, live ? "lies inside" : "lies in freed memory,", what,
                  live ? "; only the start of a block can be used" : "");
         return live ? SAGEMEM_E_FOREIGN : SAGEMEM_E_STALE;
     }
@@ -3381,7 +3570,7 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
     smi_state state = smi_word_state(word);
     if (state == SMI_FREE || state == SMI_APART) {
         ref->size = (size_t)smi_units(word) * 16 - 8 - d->pre;
-        snprintf(text, size, "block %p (%zu bytes, %s%s%sheap '%s') was freed already; look for a second free of it", p, ref->size,
+        smi_text(text, size, "block %p (%zu bytes, %s%s%sheap '%s') was freed already; look for a second free of it", p, ref->size,
                  d->base != d ? "scope " : "", d->base != d ? d->name : "", d->base != d ? " of " : "", d->base->name);
         return SAGEMEM_E_STALE;
     }
@@ -3393,14 +3582,14 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
                                ? (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FREE_FILE))
                                : NULL;
         int line = file != NULL ? (int)(smi_get(smi_extra_at(header, SMI_X_LINES)) >> 32) : 0;
-        if (file != NULL) snprintf(text, size, "%s was freed already, at %s:%d", what, file, line);
-        else snprintf(text, size, "%s was freed already; look for a second free of it", what);
+        if (file != NULL) smi_text(text, size, "%s was freed already, at %s:%d", what, file, line);
+        else smi_text(text, size, "%s was freed already; look for a second free of it", what);
         return SAGEMEM_E_STALE;
     }
     sagemem_status status = smi_chunk_intact(d, header, word, why, sizeof why);
     if (status == SAGEMEM_OK) return SAGEMEM_OK;
     smi_describe(ref, p, what, sizeof what);
-    snprintf(text, size, "%s %s", what, why);
+    smi_text(text, size, "%s %s", what, why);
     return status;
 }
 
@@ -3426,13 +3615,13 @@ static sagemem_status smi_resolve_foreign(const void *p, char *text, size_t size
     const void *start = huge != NULL ? huge->start : NULL;
     sagemem_tag tag = huge != NULL ? huge->tag : (sagemem_tag)SAGEMEM_UNTAGGED;
     size_t bytes = huge != NULL ? huge->size : 0;
-    if (huge != NULL) snprintf(heap, sizeof heap, "%s", huge->domain->base->name);
+    if (huge != NULL) smi_text(heap, sizeof heap, "%s", huge->domain->base->name);
     smi_lock_give(&smi_registry_lock);
     if (huge != NULL)
-        snprintf(text, size, "%p lies inside block %p (%zu bytes, tag '%s', heap '%s'); only the start of a block can be used", p,
+        smi_text(text, size, "%p lies inside block %p (%zu bytes, tag '%s', heap '%s'); only the start of a block can be used", p,
                  start, bytes, sagemem_tag_name(tag), heap);
     else
-        snprintf(
+        smi_text(
             text, size,
             "%p does not come from sagemem; give it back to what made it (malloc'ed: free; on the stack or static: not at all)", p);
     return SAGEMEM_E_FOREIGN;
@@ -3469,7 +3658,7 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
     if (p != page->start) {
         smi_describe(ref, page->start, what, sizeof what);
         bool inside = (const char *)p >= page->base && (const char *)p < page->base + page->bytes;
-        snprintf(text, size,
+        smi_text(text, size,
                  inside ? "%p lies inside %s; only the start of a block can be used"
                         : "%p does not come from sagemem; it lies in front of %s",
                  p, what);
@@ -3477,13 +3666,13 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
     }
     if (SMI_LOAD(&page->huge_state) != 0) {
         smi_describe(ref, p, what, sizeof what);
-        snprintf(text, size, "%s was freed already; look for a second free of it", what);
+        smi_text(text, size, "%s was freed already; look for a second free of it", what);
         return SAGEMEM_E_STALE;
     }
     sagemem_status status = smi_huge_intact(page, why, sizeof why);
     if (status == SAGEMEM_OK) return SAGEMEM_OK;
     smi_describe(ref, p, what, sizeof what);
-    snprintf(text, size, "%s %s", what, why);
+    smi_text(text, size, "%s %s", what, why);
     return status;
 }
 
@@ -3652,7 +3841,7 @@ static void smi_leave(smi_domain *heap) {
     if (SMI_LOAD(&heap->owner) == SMI_ANY) smi_lock_give(&heap->use_lock);
 }
 
-/* Whether a (tag, size) with few bytes in this heap has earned slab pages: by a page's worth of live blocks in chunks,
+/* Whether a (tag, size) with few bytes in this heap has earned slab pages: by two pages' worth of live blocks in chunks,
  * or by being one of the few that most allocations are for. A hash counts; its collisions only make that come sooner. */
 SMI_INLINE smi_rare *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t size) {
     return &d->rare[((uint32_t)tag * 2654435761u ^ smi_class_of(size) * 40503u) >> 7 & (SMI_RARE - 1)];
@@ -3672,7 +3861,7 @@ static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_si
     size_t in_chunk = ((size + 8 + 15) & ~(size_t)15) - 8, least = smi_slab_least(smi_class_size(class_index));
     if (smi_bins_of(d, tag)->pages[class_index] == 0) {
         const smi_rare *rare = smi_rare_of(d, tag, in_chunk);
-        if (rare->live * smi_class_size(class_index) < least && rare->recent < SMI_RARE_PERIOD / 64) {
+        if (rare->live * smi_class_size(class_index) < 2 * least && rare->recent < SMI_RARE_PERIOD / 64) {
             void *block = smi_chunk_alloc(d, 16, size, tag, site, call);
             if (block == NULL) return NULL;
             size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
@@ -4133,7 +4322,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     s->bump = s->exact = true;
     s->top = s;
     s->budget.up = &outer->budget;
-    s->salt = (h->salt += SMI_MIX) * SMI_MIX;
+    s->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* so that what an ended scope left behind is no block of this one */
     s->epoch = 1;
     s->began_ns = smi_os_now_ns();
     smi_lock_take(&h->lock);
@@ -4661,7 +4850,7 @@ static void smi_check_slab(smi_check_ctx *c, const smi_page *page) {
     int64_t remote = SMI_LOAD_ACQUIRE(&page->remote) >> 16;
     if (found >= 0 && found - remote + used == threaded) return;
     char text[SMI_WHY];
-    snprintf(text, sizeof text,
+    smi_text(text, sizeof text,
              "free blocks of %u bytes (tag '%s', heap '%s', page %p) were written to after they were freed, or a block overflowed "
              "into them",
              page->block_size, sagemem_tag_name(page->tag), page->domain->name, (void *)page->base);
@@ -4673,7 +4862,7 @@ static void smi_check_chunk(smi_check_ctx *c, smi_domain *d, smi_page *page) {
     for (char *h = page->start + d->pre; h - d->pre < smi_chunk_top(d, page);) {
         uint64_t word = smi_get(h);
         if (!smi_word_good(d, h, word) || smi_units(word) == 0) {
-            snprintf(text, sizeof text,
+            smi_text(text, sizeof text,
                      "the word in front of block %p (heap '%s') is damaged: an overflow of the block before it, or an underflow; "
                      "what lies behind it was not checked",
                      (void *)(h + 8), d->base->name);
@@ -4692,10 +4881,10 @@ static void smi_check_chunk(smi_check_ctx *c, smi_domain *d, smi_page *page) {
             sagemem_status status = smi_chunk_intact(d, h, word, why, sizeof why);
             size_t at =
                 state == SMI_QUARANTINED && status == SAGEMEM_OK ? smi_scan_quiet(h + 8, SMI_FILL_FREED, ref.size) : ref.size;
-            if (at < ref.size) snprintf(why, sizeof why, "was written to at byte %zu after it was freed", at);
+            if (at < ref.size) smi_text(why, sizeof why, "was written to at byte %zu after it was freed", at);
             if (status != SAGEMEM_OK || at < ref.size) {
                 smi_describe(&ref, h + 8, what, sizeof what);
-                snprintf(text, sizeof text, "%s %s", what, why);
+                smi_text(text, sizeof text, "%s %s", what, why);
                 smi_damage(c, text);
             }
         }
@@ -4714,7 +4903,7 @@ static void smi_check_huge(smi_check_ctx *c, const smi_page *page) {
     ref.file = page->file;
     ref.line = page->line;
     smi_describe(&ref, page->start, what, sizeof what);
-    snprintf(text, sizeof text, "%s %s", what, why);
+    smi_text(text, sizeof text, "%s %s", what, why);
     smi_damage(c, text);
 }
 
@@ -5397,7 +5586,7 @@ static uint64_t smi_cgroups_limit(const char *membership, const char *root) {
         if (strcmp(path, "/") == 0) *path = '\0';
         bool v1 = strstr(controllers + 1, "memory") != NULL, v2 = controllers[1] == '\0';
         if (!v1 && !v2) continue;
-        snprintf(directory, sizeof directory, "%s%s", root, v1 ? "/memory" : "");
+        smi_text(directory, sizeof directory, "%s%s", root, v1 ? "/memory" : "");
         uint64_t limit = smi_cgroup_limit(directory, path, v1 ? "memory.limit_in_bytes" : "memory.max");
         if (limit < least) least = limit;
     }
@@ -5812,7 +6001,7 @@ static const char *smi_report_bytes(char *text, size_t size, uint64_t bytes) {
     int unit = 0;
     double value = (double)bytes;
     for (; value >= 1024 && unit < 6; unit++) value /= 1024;
-    snprintf(text, size, unit == 0 ? "%.0f %s" : value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    smi_text(text, size, unit == 0 ? "%.0f %s" : value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value, units[unit]);
     return text;
 }
 
@@ -5860,7 +6049,7 @@ typedef struct smi_report_total {
 
 static void smi_report_row(smi_report_out *out, const char *name, uint32_t tag, const smi_report_total *r, uint64_t peak_total) {
     char used[16], peak[16], made[16], number[16];
-    if (name == NULL) snprintf(number, sizeof number, "tag %u", tag);
+    if (name == NULL) smi_text(number, sizeof number, "tag %u", tag);
     double share = peak_total > 0 ? 100.0 * (double)r->at_peak / (double)peak_total : 0;
     smi_report_put(out, "  %-30.40s %10s %10s %10s %5.1f%% %12llu\n", name != NULL ? name : number,
                    smi_report_bytes(used, sizeof used, r->used), smi_report_bytes(peak, sizeof peak, r->peak),
@@ -6020,7 +6209,7 @@ static void smi_report_json(smi_report_out *out, smi_domain *h, const sagemem_he
     bool first = true;
     for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
         char number[16];
-        snprintf(number, sizeof number, "tag %u", t);
+        smi_text(number, sizeof number, "tag %u", t);
         smi_report_put(out, "%s\n    {\"tag\": ", first ? "" : ",");
         first = false;
         smi_report_string(out, row.name != NULL ? row.name : number);
@@ -6117,7 +6306,7 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the format is unknown or the path longer than 1023 bytes");
     smi_lock_take(&smi_registry_lock);
     smi_report_exit_format = format;
-    snprintf(smi_report_exit_path, sizeof smi_report_exit_path, "%s", path != NULL ? path : "");
+    smi_text(smi_report_exit_path, sizeof smi_report_exit_path, "%s", path != NULL ? path : "");
     smi_report_exit_status = leak_exit_status;
     bool first = !smi_report_exit_set;
     smi_report_exit_set = true;
@@ -6160,3 +6349,53 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
 #define sagemem_free(block) sagemem_free_at((block), __FILE__, __LINE__)
 #define sagemem_strdup(heap, text, tag) sagemem_strdup_at((heap), (text), (tag), __FILE__, __LINE__)
 #endif
+
+/*
+ * This software is available under two licences. Choose whichever you prefer.
+ *
+ * --------------------------------------------------------------------------------
+ * ALTERNATIVE A - MIT License
+ *
+ * Copyright (c) 2026 the sagemem authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of
+ * this software and associated documentation files (the "Software"), to deal in
+ * the Software without restriction, including without limitation the rights to
+ * use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies
+ * of the Software, and to permit persons to whom the Software is furnished to do
+ * so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all
+ * copies or substantial portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+ * AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+ * LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+ * SOFTWARE.
+ *
+ * --------------------------------------------------------------------------------
+ * ALTERNATIVE B - Public Domain (www.unlicense.org)
+ *
+ * This is free and unencumbered software released into the public domain.
+ *
+ * Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
+ * software, either in source code form or as a compiled binary, for any purpose,
+ * commercial or non-commercial, and by any means.
+ *
+ * In jurisdictions that recognize copyright laws, the author or authors of this
+ * software dedicate any and all copyright interest in the software to the public
+ * domain. We make this dedication for the benefit of the public at large and to
+ * the detriment of our heirs and successors. We intend this dedication to be an
+ * overt act of relinquishment in perpetuity of all present and future rights to
+ * this software under copyright law.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+ * AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
+ * ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
+ * WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ */
