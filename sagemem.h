@@ -195,6 +195,9 @@
 #define _DEFAULT_SOURCE
 #define SMI_UNDEF_SOURCE
 #endif
+#if defined(SAGEMEM_IMPLEMENTATION) && defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)
+#define __USE_MINGW_ANSI_STDIO 1 /* %zu and %llu as C99 has them */
+#endif
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -214,6 +217,8 @@
 #endif
 #if SAGEMEM_DEFAULTS != 0 && SAGEMEM_DEFAULTS != 1
 #error "sagemem: SAGEMEM_DEFAULTS must be 0 or 1"
+#undef SAGEMEM_DEFAULTS
+#define SAGEMEM_DEFAULTS 1
 #endif
 #ifndef SAGEMEM_WITH_REPORT
 #define SAGEMEM_WITH_REPORT SAGEMEM_DEFAULTS
@@ -236,17 +241,21 @@
  * includes the header, so that two libraries can each embed a copy of their own. */
 #ifndef SAGEMEM_API
 #ifdef SAGEMEM_STATIC
-#define SAGEMEM_API static __attribute__((unused))
+#define SAGEMEM_API static __attribute__((__unused__))
 #else
 #define SAGEMEM_API extern
 #endif
 #endif
 
 /* Attributes, all in one place. SIZE1/SIZE2: which argument gives the size of the result. */
-#define SAGEMEM_NODISCARD __attribute__((warn_unused_result))
-#define SAGEMEM_MALLOC_SIZE1(n) __attribute__((malloc, warn_unused_result, alloc_size(n)))
-#define SAGEMEM_MALLOC_SIZE2(n, m) __attribute__((malloc, warn_unused_result, alloc_size(n, m)))
-#define SAGEMEM_PRINTF(text, first) __attribute__((format(printf, text, first)))
+#define SAGEMEM_NODISCARD __attribute__((__warn_unused_result__))
+#define SAGEMEM_MALLOC_SIZE1(n) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n)))
+#define SAGEMEM_MALLOC_SIZE2(n, m) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n, m)))
+#if defined(__MINGW32__) && !defined(__clang__)
+#define SAGEMEM_PRINTF(text, first) __attribute__((__format__(__gnu_printf__, text, first)))
+#else
+#define SAGEMEM_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -638,6 +647,7 @@ SAGEMEM_API SAGEMEM_NODISCARD char *sagemem_strdup_at(sagemem_heap *heap, const 
 /* Names the version in every object file: mixing versions of this header in one program does not link. */
 #ifndef SAGEMEM_STATIC
 SAGEMEM_API const char *sagemem_version_0_1(void);
+static const char *(*const sagemem_version_wanted)(void) __attribute__((__used__)) = sagemem_version_0_1;
 #endif
 
 #ifdef __cplusplus
@@ -726,6 +736,8 @@ SAGEMEM_API const char *sagemem_version_0_1(void);
 
 #define SMI_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SMI_UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* What holds where the compiler and its analyzer cannot see it. */
+#define SMI_ASSUME(x) ((x) ? (void)0 : __builtin_unreachable())
 #define SMI_INLINE static inline __attribute__((always_inline))
 #define SMI_NOINLINE static __attribute__((noinline))
 /* For the few functions that read memory which a tool believes nobody may read. */
@@ -1139,7 +1151,7 @@ static void *smi_os_file_map(smi_os_file *file, const char *path, size_t size) {
     file->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file->fd < 0) return NULL;
     void *at = MAP_FAILED;
-    if ((uint64_t)size <= (uint64_t)INT64_MAX && !smi_os_fails() && ftruncate(file->fd, (off_t)size) == 0)
+    if (!smi_os_fails() && ftruncate(file->fd, (off_t)size) == 0)
         at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file->fd, 0);
     if (at != MAP_FAILED) return at;
     int reason = errno;
@@ -2205,6 +2217,13 @@ static smi_record *smi_record_make(smi_domain *d, sagemem_tag tag) {
     return smi_record_find(d, tag);
 }
 
+/* The record of a tag that has blocks here. */
+SMI_INLINE smi_record *smi_record_of(const smi_domain *d, sagemem_tag tag) {
+    smi_group *group = SMI_LOAD_ACQUIRE(&d->group[tag / SMI_GROUP]);
+    SMI_ASSUME(group != NULL);
+    return &group->record[tag % SMI_GROUP];
+}
+
 /* Makes the tag's record in every domain that counts a block of d. */
 static bool smi_records_ready(smi_domain *d, sagemem_tag tag) {
     if (smi_record_make(d->base, tag) == NULL) return false; /* takes over the scope's totals */
@@ -2226,7 +2245,7 @@ SMI_INLINE void smi_record_touch(smi_domain *d, smi_record *r, uint64_t bytes) {
 
 SMI_INLINE void smi_count_alloc(smi_domain *d, sagemem_tag tag, uint64_t bytes, uint64_t blocks) {
     for (; d != NULL; d = d->chain) {
-        smi_record *r = &d->group[tag / SMI_GROUP]->record[tag % SMI_GROUP];
+        smi_record *r = smi_record_of(d, tag);
         if (SMI_LOAD(&d->exact)) {
             smi_record_touch(d, r, smi_record_bytes(r));
             SMI_ADD(&d->sum, bytes);
@@ -2239,7 +2258,7 @@ SMI_INLINE void smi_count_alloc(smi_domain *d, sagemem_tag tag, uint64_t bytes, 
 /* A peak is noticed when the total first falls after it, not at every step of the climb. */
 SMI_INLINE void smi_count_free(smi_domain *d, sagemem_tag tag, uint64_t bytes, uint64_t blocks) {
     for (; d != NULL; d = d->chain) {
-        smi_record *r = &d->group[tag / SMI_GROUP]->record[tag % SMI_GROUP];
+        smi_record *r = smi_record_of(d, tag);
         if (SMI_LOAD(&d->exact)) {
             uint64_t sum = SMI_LOAD(&d->sum);
             if (sum > SMI_LOAD(&d->peak)) {
@@ -2267,7 +2286,7 @@ static uint64_t smi_record_at_peak(const smi_domain *d, const smi_record *r) {
 /* A block freed by another thread is subtracted from the statistics at once, by that thread. */
 static void smi_count_remote(smi_domain *d, sagemem_tag tag, uint64_t bytes, bool collected) {
     for (; d != NULL; d = d->chain) {
-        smi_record *r = smi_record_find(d, tag);
+        smi_record *r = smi_record_of(d, tag);
         if (collected) {
             SMI_ATOMIC_SUB(&r->remote_bytes, bytes);
             SMI_ATOMIC_SUB(&r->remote_blocks, 1);
@@ -3680,7 +3699,10 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
 static sagemem_status smi_resolve_or_fault(const void *p, smi_ref *ref, const char *call) {
     char text[SMI_WHY + 40];
     sagemem_status status = smi_resolve(p, ref, text, sizeof text);
-    if (SMI_LIKELY(status == SAGEMEM_OK)) return SAGEMEM_OK;
+    if (SMI_LIKELY(status == SAGEMEM_OK)) {
+        SMI_ASSUME(ref->domain != NULL && (ref->page == NULL || ref->page->kind != SMI_CHUNK || ref->header != NULL));
+        return SAGEMEM_OK;
+    }
     return smi_fault(status == SAGEMEM_E_CORRUPT ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
 }
 
@@ -4070,6 +4092,7 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
 
 /* The short path of a scope; false: the long way. */
 SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
+    SMI_ASSUME(block != NULL);
     smi_domain *d = page->domain;
     char *header = (char *)block - 8;
     if (!d->bump || d->pre != 0 || smi_watched || d->chain != NULL || SMI_LOAD(&d->base->owner) != smi_self()) return false;
@@ -4199,7 +4222,10 @@ static void smi_forget_visit(void *ctx, const smi_ref *ref, void *block) {
 /* Tools hear that the blocks are gone; the short way would not name them. */
 static void smi_domain_forget(smi_domain *d) {
     if (smi_watched) smi_visit_domain(d, smi_forget_visit, NULL);
-    while (d->system_blocks != NULL) smi_system_free((smi_system_block *)d->system_blocks);
+    for (smi_system_block *b = (smi_system_block *)d->system_blocks, *next; b != NULL; b = next) {
+        next = b->next;
+        smi_system_free(b);
+    }
 }
 
 /* A scope's pages leave it: chunks are kept for the next scope up to a bound, the rest goes. */
@@ -5801,17 +5827,14 @@ typedef struct smi_pool_source {
 
 static void *smi_source_pool_map(void *ctx, size_t size, size_t alignment) {
     smi_pool_source *s = (smi_pool_source *)ctx;
-    size_t n = size / SMI_GRANULE, at = s->region.granules;
-    size_t hint = s->region.hint;
-    for (at = smi_region_find(&s->region, n);
-         at < s->region.granules && ((uintptr_t)(s->region.base + at * SMI_GRANULE) & (alignment - 1)) != 0;
-         at = smi_region_find(&s->region, n))
-        s->region.hint = at + 1;
-    s->region.hint = hint;
-    if (at == s->region.granules) return NULL;
-    char *pages = s->region.base + at * SMI_GRANULE;
-    bool clean = smi_region_dirty(&s->region, at, n) == 0;
-    smi_region_take(&s->region, at, n);
+    smi_region *r = &s->region;
+    size_t n = size / SMI_GRANULE, hint = r->hint, at;
+    while ((at = smi_region_find(r, n)) < r->granules && ((uintptr_t)(r->base + at * SMI_GRANULE) & (alignment - 1)) != 0) r->hint = at + 1;
+    r->hint = hint; /* only this search skipped what lies in front */
+    if (at == r->granules) return NULL;
+    char *pages = r->base + at * SMI_GRANULE;
+    bool clean = smi_region_dirty(r, at, n) == 0;
+    smi_region_take(r, at, n);
     if (!clean) memset(pages, 0, size);
     return pages;
 }
@@ -6319,6 +6342,7 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
 #endif /* SAGEMEM_WITH_REPORT */
 
 #undef SMI_ADD
+#undef SMI_ASSUME
 #undef SMI_ASAN
 #undef SMI_ATOMIC_ADD
 #undef SMI_ATOMIC_SUB
@@ -6337,6 +6361,10 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
 #undef SMI_SUB
 #undef SMI_UNLIKELY
 #undef SMI_VALGRIND
+#ifdef SMI_UNDEF_SOURCE
+#undef _DEFAULT_SOURCE
+#undef SMI_UNDEF_SOURCE
+#endif
 
 #endif /* SAGEMEM_IMPLEMENTED */
 #endif /* SAGEMEM_IMPLEMENTATION */

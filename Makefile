@@ -1,0 +1,201 @@
+# sagemem: what can be done here; `make help` lists it. Everything built goes under build/.
+#
+#   make demo                             needs a C compiler and make, nothing else
+#   make deps test                        the tests; `make -j4 test` runs them in parallel
+#   make test TESTS="heap_test"           one of them
+#   make check COMPILERS="gcc-13 clang"   everything, with other compilers
+#
+# Tests are found by name, a new file needs no line here:
+#   tests/*_test.c    cmocka programs that include the implementation
+#   tests/public_*.c  cmocka programs that use the public interface only
+#   tests/X_test.sh   called with BUILD/X (a program or a directory, if there is one of the name) and the data directory
+#   tests/caught/*.c  programs that must die, built as BUILD/caught/NAME for tests/caught_test.sh
+#   examples/*.c      compiled and run; the output is compared if the first comment tells it
+#
+# Where everything is slower (sanitizers, Valgrind), SAGEMEM_TEST_SLOW is in the environment: a test may then do less.
+
+BUILD   = build
+CFLAGS ?= -O2 -g
+SHELL   = /bin/sh
+
+WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Wcast-align \
+           -Wstrict-prototypes -Wmissing-prototypes -Wvla
+WERROR   =
+SANITIZE =
+RUNNER   =
+DATA     = tests/data
+
+COMPILERS = $(foreach c,gcc clang,$(if $(shell command -v $(c) 2>/dev/null),$(c)))
+cxx_of    = $(subst gcc,g++,$(subst clang,clang++,$(1)))
+
+CMOCKA_CFLAGS = $(shell pkg-config --cflags cmocka 2>/dev/null)
+CMOCKA_LIBS   = $(shell pkg-config --libs cmocka 2>/dev/null || echo -lcmocka)
+
+PROGRAMS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/*_test.c tests/public_*.c)))
+SHELLS   := $(sort $(patsubst tests/%,%,$(wildcard tests/*_test.sh)))
+CAUGHT   := $(sort $(patsubst tests/caught/%.c,%,$(wildcard tests/caught/*.c)))
+EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
+FOREST   := $(sort $(wildcard examples/forest/*.c))
+
+TESTS            = $(PROGRAMS) $(SHELLS) $(addprefix example-,$(EXAMPLES)) $(if $(FOREST),forest)
+TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
+VALGRIND_EXCLUDE =
+VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS))
+
+RESULTS = $(BUILD)/results
+flags   = $(strip $(WARNINGS) $(WERROR) $(CFLAGS) $(SANITIZE) -I. -pthread)
+compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
+# A program that defines SAGEMEM_IMPLEMENTATION in a file carries the library in it; any other is linked with it.
+library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
+jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
+
+.PHONY: help demo deps test check vital format clean FORCE
+.DEFAULT_GOAL = help
+
+help: ## lists the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1 \2/p' Makefile | while read -r target text; do printf '  %-8s %s\n' "$$target" "$$text"; done
+
+demo: $(BUILD)/forest ## builds and runs the forest example (needs a C compiler and make only)
+	@mkdir -p $(BUILD)/demo
+	$(BUILD)/forest --scale-factors $(DATA)/millennium.a_list --output $(BUILD)/demo $(DATA)/trees_063.0
+
+deps: ## installs what the tests need (Debian, Ubuntu, Fedora, macOS)
+	@sh tests/deps.sh
+
+test: ## builds and runs every test, in less than two minutes
+	@rm -rf $(RESULTS)
+	-+@$(MAKE) --no-print-directory -k $(addprefix run-,$(TESTS))
+	@sh tests/summary.sh $(RESULTS) $(TESTS)
+
+check: ## everything: both compilers, all standards, sanitizers, Valgrind, every option, static analysis
+	@rm -rf $(BUILD)/check
+	-+@TEST_TIMEOUT=900 $(MAKE) --no-print-directory -k $(jobs) $(addprefix check-,$(STAGES))
+	@sh tests/summary.sh $(BUILD)/check $(STAGES)
+
+vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
+	@$(BUILD)/vital
+
+format: ## formats the changed C files (needs clang-format)
+	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' ':!:sagemem.h' | \
+	  while read -r file; do clang-format -i "$$file" || exit 1; echo "$$file"; done
+
+clean: ## removes everything that was built
+	rm -rf $(BUILD)
+
+# -- Building ---------------------------------------------------------------------------------------------
+
+# Other flags or another compiler: everything is built again.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(BUILD)/tests $(BUILD)/caught $(BUILD)/examples
+	@[ "$$(cat $@ 2>/dev/null)" = '$(CC) $(flags)' ] || echo '$(CC) $(flags)' > $@
+
+$(BUILD)/implementation.o: tests/implementation.c sagemem.h $(BUILD)/flags
+	@$(compile) -c -o $@ $<
+
+$(BUILD)/tests/public_%: tests/public_%.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(BUILD)/implementation.o $(CMOCKA_LIBS) -lm
+
+$(BUILD)/tests/%: tests/%.c sagemem.h $(BUILD)/flags
+	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(CMOCKA_LIBS) -lm
+
+$(BUILD)/caught/%: tests/caught/%.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -Itests -o $@ $< $(call library,$<) -lm
+
+$(BUILD)/examples/%: examples/%.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -o $@ $< $(call library,$<) -lm
+
+$(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call library,$(FOREST)) $(BUILD)/flags
+	@$(if $(FOREST),,echo 'examples/forest has no .c files' >&2; exit 1)
+	@$(CC) $(flags) -Iexamples/forest -o $@ $(FOREST) $(call library,$(FOREST)) -lm
+
+$(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -O2 -Itests -o $@ $< $(call library,$<) -lm
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
+
+# -- Running: one target for each test, so that make -j runs them in parallel -------------------------------
+
+run_programs = $(addprefix run-,$(PROGRAMS))
+run_shells   = $(addprefix run-,$(SHELLS))
+run_examples = $(addprefix run-example-,$(EXAMPLES))
+.PHONY: $(run_programs) $(run_shells) $(run_examples) run-forest
+
+$(run_programs): run-%: $(BUILD)/tests/%
+	@sh tests/run.sh $(RESULTS) $* $(RUNNER) $<
+
+$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest)
+	@CC='$(CC)' CXX='$(CXX)' CFLAGS='$(CFLAGS) $(SANITIZE)' BUILD='$(BUILD)' \
+	  sh tests/run.sh -s $(RESULTS) $* sh $< $(BUILD)/$(*:_test.sh=) $(DATA)
+
+$(run_examples): run-example-%: examples/%.c $(BUILD)/examples/%
+	@sh tests/run.sh $(RESULTS) example-$* sh tests/example.sh $^
+
+run-forest: $(BUILD)/forest
+	@mkdir -p $(BUILD)/demo
+	@sh tests/run.sh $(RESULTS) forest $< --scale-factors $(DATA)/millennium.a_list --output $(BUILD)/demo $(DATA)/trees_063.0
+
+# -- Checking: independent stages, the longest first ------------------------------------------------------
+
+STAGES = valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
+         $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 $(addprefix reject-,$(COMPILERS))
+
+asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+slow = SAGEMEM_TEST_SLOW=1 TEST_TIMEOUT=600 $(MAKE) --no-print-directory test WERROR=-Werror CFLAGS='-O1 -g'
+
+.PHONY: $(addprefix check-,$(STAGES)) $(addprefix in-,$(STAGES))
+
+$(addprefix check-,$(STAGES)): check-%:
+	+@sh tests/run.sh -s $(BUILD)/check $* $(MAKE) --no-print-directory in-$*
+
+in-valgrind:
+	+@if ! command -v valgrind >/dev/null; then echo 'skipped: valgrind is not installed'; \
+	else $(slow) BUILD=$(BUILD)/valgrind TESTS='$(VALGRIND_TESTS)' \
+	  RUNNER='valgrind --quiet --error-exitcode=1 --leak-check=full'; fi
+
+$(addprefix in-asan-,$(COMPILERS)): in-asan-%:
+	+@if ! sh tests/can.sh $* $(asan); then echo 'skipped: $* has no address sanitizer here'; \
+	else $(slow) BUILD=$(BUILD)/asan-$* CC=$* CXX=$(call cxx_of,$*) SANITIZE='$(asan)'; fi
+
+# Some systems place programs at addresses that the thread sanitizer cannot use; setarch -R turns that off.
+in-tsan:
+	+@if [ -z '$(strip $(TSAN_TESTS))' ]; then echo 'skipped: no test has thread or exact in its name'; exit 0; fi; \
+	for cc in $(COMPILERS); do for runner in '' "setarch $$(uname -m) -R"; do \
+	  if RUNNER="$$runner" sh tests/can.sh $$cc -fsanitize=thread; then \
+	    TSAN_OPTIONS=halt_on_error=1 $(slow) BUILD=$(BUILD)/tsan TESTS='$(TSAN_TESTS)' CC=$$cc RUNNER="$$runner" SANITIZE=-fsanitize=thread; exit; \
+	  fi; done; done; \
+	echo 'skipped: no compiler here has the thread sanitizer'
+
+$(addprefix in-compile-,$(COMPILERS)): in-compile-%:
+	@sh tests/compile.sh $(BUILD) $*
+
+$(addprefix in-matrix-,$(COMPILERS)): in-matrix-%:
+	@sh tests/matrix.sh $(BUILD) $*
+
+$(addprefix in-reject-,$(COMPILERS)): in-reject-%:
+	@sh tests/reject.sh $(BUILD) $*
+
+# Without the option, the analyzer passes over functions that are in a header: here, all of them.
+in-analyze:
+	@if ! command -v clang >/dev/null; then echo 'skipped: clang is not installed'; \
+	else clang --analyze --analyzer-output text -Xclang -analyzer-opt-analyze-headers -Xclang -analyzer-werror -I. tests/implementation.c; fi
+
+in-tidy:
+	@if ! command -v clang-tidy >/dev/null; then echo 'skipped: clang-tidy is not installed'; \
+	else clang-tidy --quiet --warnings-as-errors='*' --header-filter='sagemem\.h' --checks='$(TIDY)' tests/implementation.c -- -I.; fi
+
+comma := ,
+empty :=
+TIDY  = $(subst $(empty) $(empty),$(comma),$(strip -* bugprone-assert-side-effect bugprone-copy-constructor-init bugprone-infinite-loop \
+        bugprone-integer-division bugprone-macro-parentheses bugprone-macro-repeated-side-effects \
+        bugprone-misplaced-widening-cast bugprone-multiple-statement-macro \
+        bugprone-string-literal-with-embedded-nul bugprone-suspicious-memory-comparison bugprone-suspicious-memset-usage \
+        bugprone-suspicious-semicolon bugprone-suspicious-string-compare bugprone-terminating-continue \
+        bugprone-too-small-loop-variable misc-redundant-expression misc-misplaced-const))
+
+in-i386:
+	+@cc=$(firstword $(COMPILERS)); \
+	if ! sh tests/can.sh $$cc -m32; then echo "skipped: $$cc has no 32-bit libraries here"; \
+	elif sh tests/can.sh $$cc -m32 $(CMOCKA_LIBS); then $(slow) BUILD=$(BUILD)/i386 CC=$$cc SANITIZE=-m32; \
+	else mkdir -p $(BUILD)/i386 && \
+	  $$cc -m32 -O2 $(WARNINGS) -Werror -I. -pthread -o $(BUILD)/i386/user tests/compile/user_a.c tests/compile/user_b.c tests/implementation.c -lm && \
+	  $(BUILD)/i386/user && echo 'without the cmocka tests: no 32-bit cmocka here'; fi

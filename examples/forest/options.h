@@ -1,0 +1,31 @@
+/* What the program is asked to do. */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "sagemem.h"
+
+enum { MAX_OUTPUTS = 64 };
+
+struct options {
+    const char *output;        /* directory */
+    const char *scale_factors; /* file; NULL: those of the Millennium run */
+    int32_t snapshots[MAX_OUTPUTS];
+    int snapshot_count; /* 0: the last one */
+    uint64_t limit;     /* bytes; 0: none */
+    sagemem_format report;
+    bool report_wanted; /* it was asked for */
+    bool checked, quiet;
+    char **tree_files;
+    int tree_file_count;
+};
+
+enum { OPTIONS_GO_ON = -1 };
+
+/* Reads the command line, moving the names of tree files to the front of argv. Returns OPTIONS_GO_ON, or the status
+ * to end the program with: 0 when help was asked for and given, 2 when the command line is wrong, as then printed. */
+int options_parse(struct options *options, int argc, char **argv);
+
+#endif

@@ -1,0 +1,71 @@
+/* Galaxy files: one for each output snapshot, the galaxies of all trees in the order in which the trees were read.
+ *
+ * A file is a struct galaxy_file_header and then `galaxy_count` records, struct galaxy_record, all little-endian, as
+ * they stand here, without padding. Both checksums are FNV-1a, 64 bits (Fowler, Noll & Vo): that of the records over
+ * all bytes behind the header, the header's over all bytes of it that come before. Nothing in a file depends on when,
+ * where or how it was made: the same trees give the same bytes. */
+#ifndef OUTPUT_H
+#define OUTPUT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct epoch;
+struct population;
+struct tree;
+
+struct galaxy_file_header {
+    char magic[8];        /* "GALAXIES" */
+    uint32_t byte_order;  /* 0x01020304 as the program saw it */
+    uint32_t version;     /* 1 */
+    uint32_t header_size; /* of this struct: where the records begin */
+    uint32_t record_size;
+    int32_t snapshot;
+    int32_t file_count;  /* tree files */
+    uint64_t tree_count; /* in all of them */
+    uint64_t galaxy_count;
+    double scale_factor;
+    double hubble_parameter; /* h */
+    uint64_t records_checksum;
+    uint64_t header_checksum;
+};
+_Static_assert(sizeof(struct galaxy_file_header) == 80, "the header has no padding");
+
+struct galaxy_record {
+    int32_t file, tree;      /* which tree: number of the file on the command line, of the tree in the file */
+    int32_t number, central; /* which galaxy of the tree, and which one is the central of its group */
+    int32_t type;            /* 0 central, 1 satellite, 2 orphan */
+    int32_t halo;            /* in the tree: its own or, an orphan's, the one that it orbits in */
+    int32_t len;             /* particles of its own halo, now or last */
+    float v_max;             /* km/s */
+    float pos[3], vel[3];    /* Mpc/h, comoving, and km/s */
+    int64_t most_bound_id;
+    double m_vir, r_vir;       /* 1e10 Msun/h and Mpc/h, when it last was a central */
+    double cold, stars, bulge; /* 1e10 Msun/h, as all masses; the bulge is a part of the stars */
+    double hot, ejected, black_hole;
+    double star_formation; /* Msun/yr */
+};
+_Static_assert(sizeof(struct galaxy_record) == 136, "the record has no padding");
+
+/* A file being written, under another name until it is committed. */
+struct galaxy_file {
+    char *path, *temporary; /* the name it will have; the name it has */
+    FILE *stream;           /* NULL once finished */
+    char *buffer;           /* the stream's */
+    double stars;           /* of all records */
+    struct galaxy_file_header header;
+};
+
+/* Makes the directory for the files, unless it is there. Its parent must be. */
+bool galaxy_directory_make(const char *path);
+
+/* All of these print the reason when they fail. What was opened is to be closed; unless it has been finished and
+ * committed before, closing it leaves no file. */
+bool galaxy_file_open(struct galaxy_file *file, const char *directory, int32_t snapshot, const struct epoch *epoch);
+bool galaxy_file_write(struct galaxy_file *file, int32_t tree_file, const struct tree *tree, const struct population *population);
+bool galaxy_file_finish(struct galaxy_file *file, int32_t file_count); /* completes the header and the file */
+bool galaxy_file_commit(struct galaxy_file *file);                     /* gives it its name */
+void galaxy_file_close(struct galaxy_file *file);
+
+#endif

@@ -1,0 +1,3 @@
+/* The one file that holds the library's implementation. */
+#define SAGEMEM_IMPLEMENTATION
+#include "sagemem.h"

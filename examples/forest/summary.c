@@ -1,0 +1,108 @@
+/* Counts what trees and galaxies there were, and prints it: see summary.h. */
+#include "summary.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "forest.h"
+#include "model.h"
+#include "output.h"
+#include "trees.h"
+
+/* The stellar mass function: bins of half a dex from 10^6 Msun/h on; the last goes on without end. */
+static const double first_log_mass = 6, bin_log_mass = 0.5;
+
+static void add_mass(struct summary *summary, double stars) {
+    double log_mass = stars > 0 ? log10(stars * 1e10) : -INFINITY;
+    if (log_mass < first_log_mass) return;
+    int bin = (int)fmin((log_mass - first_log_mass) / bin_log_mass, MASS_BINS - 1);
+    summary->with_mass[bin]++;
+}
+
+static void add_mergers(struct summary *summary, const struct model *model, const struct population *population) {
+    for (size_t i = 0; i < population->merger_count; i++) {
+        const struct merger *merger = &population->mergers[i];
+        double redshift = 1 / model->epochs[merger->snapshot].scale_factor - 1;
+        summary->mergers++;
+        summary->major_mergers += merger->ratio >= major_merger;
+        summary->mergers_at[(int)fmin(fmax(redshift, 0), REDSHIFT_BINS - 1)]++;
+    }
+}
+
+void summary_add(struct summary *summary, const struct model *model, const struct tree *tree, const struct population *population) {
+    summary->tree_count++;
+    summary->halo_count += (uint64_t)tree->halo_count;
+    summary->let_in += population->infall;
+    add_mergers(summary, model, population);
+    for (int32_t halo = 0; halo < tree->halo_count; halo++) {
+        const struct galaxy_range *range = &population->of_halo[halo];
+        for (size_t i = range->first; i < range->first + range->count; i++) {
+            if (tree->halos[halo].descendant < 0) summary->found += galaxy_baryons(&population->galaxies[i]);
+            if (tree->halos[halo].snapshot == summary->snapshot) add_mass(summary, population->galaxies[i].stars);
+        }
+    }
+}
+
+bool summary_add_peak(struct summary *summary, struct forest_peak forest) {
+    sagemem_scope_stats scope;
+    if (sagemem_scope_get_last(NULL, &scope) != SAGEMEM_OK) return false;
+    forest.used_peak = scope.used_peak;
+    forest.held_peak = scope.held_peak;
+    for (int tag = TAG_TREES; tag <= TAG_MERGERS; tag++) {
+        sagemem_tag_stats stats;
+        if (sagemem_scope_tag_get_last(NULL, (sagemem_tag)tag, &stats) != SAGEMEM_OK) return false;
+        if (stats.peak > forest.tag_peak) {
+            forest.tag = (sagemem_tag)tag;
+            forest.tag_peak = stats.peak;
+        }
+    }
+
+    int at = summary->worst_count < WORST_FORESTS ? summary->worst_count++ : WORST_FORESTS;
+    for (; at > 0 && summary->worst[at - 1].used_peak < forest.used_peak; at--)
+        if (at < WORST_FORESTS) summary->worst[at] = summary->worst[at - 1];
+    if (at < WORST_FORESTS) summary->worst[at] = forest;
+    return true;
+}
+
+static void print_mass_function(const struct summary *summary, double redshift) {
+    static const char bar[] = "############################################################";
+    uint64_t most = 1;
+    for (int bin = 0; bin < MASS_BINS; bin++) most = summary->with_mass[bin] > most ? summary->with_mass[bin] : most;
+
+    printf("\nStellar mass function at z = %.3f, log10 of Msun/h:\n", redshift);
+    for (int bin = 0; bin < MASS_BINS; bin++) {
+        uint64_t count = summary->with_mass[bin];
+        int length = (int)((double)count / (double)most * (double)(sizeof bar - 1));
+        printf("  %4.1f %7" PRIu64 "%s%.*s\n", first_log_mass + bin * bin_log_mass, count, length > 0 ? " " : "", length, bar);
+    }
+}
+
+void summary_print(const struct summary *summary, const struct model *model, int file_count, const struct galaxy_file *outputs,
+                   int output_count) {
+    printf("Tree files      %d\n", file_count);
+    printf("Trees           %" PRIu64 "\n", summary->tree_count);
+    printf("Halos           %" PRIu64 "\n", summary->halo_count);
+    printf("Mergers         %" PRIu64 ", %" PRIu64 " of them major; from z = 0 by redshift:", summary->mergers,
+           summary->major_mergers);
+    for (int bin = 0; bin < REDSHIFT_BINS; bin++)
+        printf(" %" PRIu64 "%s", summary->mergers_at[bin], bin == REDSHIFT_BINS - 1 ? " and before\n" : "");
+    printf("Baryon balance  %.2e: %.6e Msun/h were let in, %.6e are there\n",
+           summary->let_in > 0 ? fabs(summary->found / summary->let_in - 1) : 0, summary->let_in * 1e10, summary->found * 1e10);
+    for (int i = 0; i < output_count; i++)
+        printf("%-15s %s: %" PRIu64 " galaxies, %.6e Msun/h of stars\n", i == 0 ? "Written" : "", outputs[i].path,
+               outputs[i].header.galaxy_count, outputs[i].stars * 1e10);
+    print_mass_function(summary, 1 / model->epochs[summary->snapshot].scale_factor - 1);
+}
+
+void summary_print_worst(const struct summary *summary) {
+    printf("\nThe worst forests, by the most memory used at once:\n"
+           "  forest  file  tree   halos  galaxies  used KiB  held KiB  most of it\n");
+    for (int i = 0; i < summary->worst_count; i++) {
+        const struct forest_peak *forest = &summary->worst[i];
+        printf("%8" PRIu64 "%6" PRId32 "%6" PRId32 "%8" PRId32 "%10zu%10.1f%10.1f  %s, %.1f KiB%s\n", forest->forest, forest->file,
+               forest->tree, forest->halo_count, forest->galaxy_count, (double)forest->used_peak / 1024,
+               (double)forest->held_peak / 1024, sagemem_tag_name(forest->tag), (double)forest->tag_peak / 1024,
+               i == 0 ? "  <- the worst" : "");
+    }
+}

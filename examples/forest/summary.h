@@ -1,0 +1,48 @@
+/* What a run has come to, for people. */
+#ifndef SUMMARY_H
+#define SUMMARY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "sagemem.h"
+
+struct galaxy_file;
+struct model;
+struct population;
+struct tree;
+
+enum { WORST_FORESTS = 5, MASS_BINS = 12, REDSHIFT_BINS = 6 };
+
+/* One forest, and the memory it took at once. */
+struct forest_peak {
+    uint64_t forest; /* number of the tree in the run */
+    int32_t file, tree;
+    int32_t halo_count;
+    size_t galaxy_count; /* at all snapshots */
+    uint64_t used_peak, held_peak;
+    sagemem_tag tag; /* of which most of it was */
+    uint64_t tag_peak;
+};
+
+struct summary {
+    int32_t snapshot; /* of the mass function */
+    uint64_t tree_count, halo_count;
+    uint64_t mergers, major_mergers, mergers_at[REDSHIFT_BINS];
+    uint64_t with_mass[MASS_BINS];
+    double let_in, found;                    /* baryons: that ever fell in; of galaxies without a descendant */
+    struct forest_peak worst[WORST_FORESTS]; /* the worst first */
+    int worst_count;
+};
+
+void summary_add(struct summary *summary, const struct model *model, const struct tree *tree, const struct population *population);
+
+/* Fills in what the library knows of the scope that ended last, and puts the forest where it belongs among the
+ * worst. False: the library could not tell, see sagemem_last_error(). */
+bool summary_add_peak(struct summary *summary, struct forest_peak forest);
+
+void summary_print(const struct summary *summary, const struct model *model, int file_count, const struct galaxy_file *outputs,
+                   int output_count);
+void summary_print_worst(const struct summary *summary);
+
+#endif

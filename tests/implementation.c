@@ -1,0 +1,3 @@
+/* The library as one object file. */
+#define SAGEMEM_IMPLEMENTATION
+#include "sagemem.h"

@@ -1,0 +1,134 @@
+#!/bin/sh
+# Every layer alone, every layer left out, all, none: sh tests/matrix.sh BUILD [COMPILER...]
+#
+# The implementation must compile each time, with strict warnings as errors, and nm must find all symbols of the layers
+# that are on and none of those that are off.
+# Compiler commands and flags are lists of words.
+# shellcheck disable=SC2048,SC2086
+set -u
+LC_ALL=C # messages and order
+export LC_ALL
+mkdir -p "$1" || exit 1
+build=$(cd "$1" && pwd) || exit 1
+shift
+cd "$(dirname "$0")/.." || exit 1
+
+# One line a layer: LAYER | the layers it needs, directly or not | a foreign header it needs | its public functions |
+# what its private names begin with. A dash: none. A layer with a foreign header is off unless asked for.
+table='
+REPORT | - | - | sagemem_report sagemem_report_file sagemem_report_at_exit | smi_report_
+'
+
+warnings='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Wcast-align -Wvla -Wstrict-prototypes
+    -Wmissing-prototypes -Werror'
+failures=0
+
+fail() {
+    failures=$((failures + 1))
+    echo "matrix: $name: $1"
+}
+
+# Field number $2 of the layer $1, without the dash.
+field() {
+    echo "$table" | awk -F'|' -v layer="$1" -v n="$2" '
+        { gsub(/^ +| +$/, "", $1) }
+        $1 == layer { gsub(/^ +| +$/, "", $n); if ($n != "-") print $n }'
+}
+
+has() {
+    case " $1 " in
+    *" $2 "*) true ;;
+    *) false ;;
+    esac
+}
+
+# Compiles with exactly the layers $1, by the flags $2, and compares the symbols.
+try() {
+    count=$((count + 1))
+    if ! $name $warnings -O0 -I. $2 -c -o "$dir/o.o" tests/implementation.c >"$dir/out" 2>&1; then
+        fail "does not compile: $2"
+        sed -n '1,12s/^/    | /p' "$dir/out"
+        return
+    fi
+    nm -P "$dir/o.o" | sed 's/^_//' >"$dir/symbols" || fail "nm failed: $2"
+    grep -q '^sagemem_alloc T' "$dir/symbols" || fail "no sagemem_alloc: $2"
+    for layer in $layers; do
+        if has "$1" "$layer"; then
+            for symbol in $(field "$layer" 4); do
+                grep -q "^$symbol T" "$dir/symbols" || fail "$symbol is missing though $layer is on: $2"
+            done
+        else
+            for symbol in $(field "$layer" 4); do
+                grep "^$symbol " "$dir/symbols"
+            done >"$dir/left"
+            for prefix in $(field "$layer" 5); do
+                grep "^$prefix" "$dir/symbols"
+            done >>"$dir/left"
+            [ ! -s "$dir/left" ] || fail "$layer is off, but left $(cut -d' ' -f1 "$dir/left" | tr '\n' ' ')with: $2"
+        fi
+    done
+}
+
+# The flags that switch on $1 (a list) and all else off, starting from SAGEMEM_DEFAULTS 0.
+only() {
+    printf '%s' '-DSAGEMEM_DEFAULTS=0'
+    for layer in $1; do printf ' -DSAGEMEM_WITH_%s=1' "$layer"; done
+}
+
+check_with() {
+    layers=''
+    normal='' # on unless something is said
+    for layer in $(echo "$table" | sed -n 's/^ *\([A-Z0-9_]*\) *|.*/\1/p'); do
+        foreign=$(field "$layer" 3)
+        if [ -n "$foreign" ] && ! echo "#include <$foreign>" | $name -fsyntax-only -x c - 2>/dev/null; then
+            echo "matrix: $name: $layer skipped, no <$foreign>"
+            continue
+        fi
+        layers="$layers $layer"
+        [ -n "$foreign" ] || normal="$normal $layer"
+    done
+
+    # The table and the header have the same layers.
+    grep -o '# *define SAGEMEM_WITH_[A-Z0-9_]*' sagemem.h | sed 's/.*SAGEMEM_WITH_//' | sort -u >"$dir/in_header"
+    echo "$table" | sed -n 's/^ *\([A-Z0-9_]*\) *|.*/\1/p' | sort -u >"$dir/in_table"
+    for layer in $(comm -23 "$dir/in_header" "$dir/in_table"); do fail "SAGEMEM_WITH_$layer is not in the table"; done
+    for layer in $(comm -13 "$dir/in_header" "$dir/in_table"); do fail "SAGEMEM_WITH_$layer is not in the header"; done
+    for layer in $layers; do
+        [ -n "$(field "$layer" 4)$(field "$layer" 5)" ] || fail "$layer: the table names no symbol"
+    done
+
+    try "$normal" ''
+    try '' "$(only '')"
+    try "$layers" "$(only "$layers")"
+    for one in $layers; do
+        needed=$(field "$one" 2)
+        try "$one $needed" "$(only "$one $needed")"
+        rest=''
+        flags="-DSAGEMEM_WITH_$one=0"
+        for layer in $normal; do
+            if [ "$layer" = "$one" ]; then
+                :
+            elif has "$(field "$layer" 2)" "$one"; then
+                flags="$flags -DSAGEMEM_WITH_$layer=0"
+            else
+                rest="$rest $layer"
+            fi
+        done
+        try "$rest" "$flags"
+    done
+}
+
+for name in ${*:-gcc clang}; do
+    if ! command -v "$name" >/dev/null; then
+        echo "matrix: $name: skipped, not installed"
+        continue
+    fi
+    dir=$build/matrix-$(basename "$name")
+    rm -rf "$dir"
+    mkdir -p "$dir" || exit 1
+    before=$failures
+    count=0
+    check_with
+    [ $failures -ne "$before" ] || echo "matrix: $name: $count combinations are right"
+done
+[ $failures -eq 0 ]

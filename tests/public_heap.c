@@ -1,0 +1,1373 @@
+/* Heaps, blocks, scopes, tags, flags and sources through the public interface. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sagemem.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define UNDER_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define UNDER_ASAN 1
+#endif
+#endif
+#ifndef UNDER_ASAN
+#define UNDER_ASAN 0
+#endif
+
+enum { KIB = 1024, MIB = 1024 * 1024, CHILD_SECONDS = 20 };
+
+/* Sizes that the compiler must not see through: it would warn about them. */
+static volatile size_t most = SIZE_MAX, half = SIZE_MAX / 2;
+
+/* Where a tool watches memory, blocks move at every resize and resident memory says nothing. */
+static bool watched(void) { return UNDER_ASAN || getenv("SAGEMEM_TEST_SLOW") != NULL; }
+
+/* -- What the library said ------------------------------------------------------------------------------ */
+
+static struct {
+    int count;
+    sagemem_fault_kind kind;
+    sagemem_error error;
+} fault;
+
+static void on_fault(void *ctx, sagemem_fault_kind kind, const sagemem_error *error) {
+    (void)ctx;
+    fault.count++;
+    fault.kind = kind;
+    fault.error = *error;
+}
+
+static struct {
+    int count;
+    char last[400];
+} logged;
+
+static void on_log(void *ctx, sagemem_log_level level, const char *message) {
+    (void)ctx, (void)level;
+    logged.count++;
+    snprintf(logged.last, sizeof logged.last, "%s", message);
+}
+
+static int setup(void **state) {
+    (void)state;
+    memset(&fault, 0, sizeof fault);
+    memset(&logged, 0, sizeof logged);
+    sagemem_set_fault_handler(on_fault, NULL);
+    sagemem_set_logger(on_log, NULL);
+    return 0;
+}
+
+static void assert_says(const char *message, const char *part) {
+    if (strstr(message, part) != NULL) return;
+    fail_msg("'%s' does not say '%s'", message, part);
+}
+
+/* The last call failed with this status, and its message names the remedy. */
+static void assert_failed(sagemem_status status, const char *remedy) {
+    const sagemem_error *error = sagemem_last_error();
+    if (error->status != status)
+        fail_msg("%s instead of %s: %s", sagemem_status_name(error->status), sagemem_status_name(status), error->message);
+    assert_true(error->call[0] != '\0');
+    assert_says(error->message, remedy);
+}
+
+/* The fault handler was called once since the last look. */
+static void assert_faulted(sagemem_fault_kind kind, sagemem_status status, const char *part) {
+    assert_int_equal(fault.count, 1);
+    fault.count = 0;
+    assert_int_equal(fault.kind, kind);
+    if (fault.error.status != status)
+        fail_msg("%s instead of %s: %s", sagemem_status_name(fault.error.status), sagemem_status_name(status), fault.error.message);
+    assert_says(fault.error.message, part);
+}
+
+/* -- Helpers -------------------------------------------------------------------------------------------- */
+
+static sagemem_heap *heap_named(const char *name, uint32_t flags) {
+    sagemem_heap_desc desc = {0};
+    desc.name = name;
+    desc.flags = flags;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    assert_non_null(heap);
+    return heap;
+}
+
+static sagemem_heap_stats stats_of(const sagemem_heap *heap) {
+    sagemem_heap_stats s;
+    assert_int_equal(sagemem_heap_get_stats(heap, &s), SAGEMEM_OK);
+    return s;
+}
+
+static sagemem_tag_stats tag_stats_of(const sagemem_heap *heap, sagemem_tag tag) {
+    sagemem_tag_stats s;
+    assert_int_equal(sagemem_tag_get_stats(heap, tag, &s), SAGEMEM_OK);
+    return s;
+}
+
+static void assert_same_stats(const sagemem_heap_stats *a, const sagemem_heap_stats *b) {
+    assert_int_equal(a->used, b->used);
+    assert_int_equal(a->used_peak, b->used_peak);
+    assert_int_equal(a->held, b->held);
+    assert_int_equal(a->held_peak, b->held_peak);
+    assert_int_equal(a->blocks, b->blocks);
+    assert_int_equal(a->total_blocks, b->total_blocks);
+    assert_int_equal(a->overhead, b->overhead);
+    assert_int_equal(a->reserved, b->reserved);
+    assert_int_equal(a->scopes, b->scopes);
+}
+
+static bool all_bytes(const void *at, int byte, size_t size) {
+    const unsigned char *p = at;
+    for (size_t i = 0; i < size; i++)
+        if (p[i] != (unsigned char)byte) return false;
+    return true;
+}
+
+/* A pattern by which a block's bytes are known again. */
+static void paint(void *at, size_t size, unsigned seed) {
+    unsigned char *p = at;
+    for (size_t i = 0; i < size; i++) p[i] = (unsigned char)(i * 7 + seed);
+}
+static bool painted(const void *at, size_t size, unsigned seed) {
+    const unsigned char *p = at;
+    for (size_t i = 0; i < size; i++)
+        if (p[i] != (unsigned char)(i * 7 + seed)) return false;
+    return true;
+}
+
+static bool aligned_to(const void *at, size_t alignment) { return ((uintptr_t)at & (alignment - 1)) == 0; }
+
+/* The wait status of a child that runs fn. What it finds wrong ends it with status 1. */
+static int in_child(void (*fn)(void)) {
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS};
+        for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) signal(signals[i], SIG_DFL);
+        alarm(CHILD_SECONDS);
+        fn();
+        _exit(0);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+#define child_check(condition)                                                                                                     \
+    do {                                                                                                                           \
+        if (!(condition)) {                                                                                                        \
+            fprintf(stderr, "%s:%d: %s does not hold; last error: %s\n", __FILE__, __LINE__, #condition,                            \
+                    sagemem_last_error()->message);                                                                                \
+            _exit(1);                                                                                                              \
+        }                                                                                                                          \
+    } while (0)
+
+static void assert_child_well(int status) {
+    if (WIFSIGNALED(status)) fail_msg("the child was killed by signal %d%s", WTERMSIG(status), WTERMSIG(status) == SIGALRM ? " (it hung)" : "");
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void on_thread(void *(*fn)(void *ctx), void *ctx) {
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, fn, ctx), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
+/* -- Tags ----------------------------------------------------------------------------------------------- */
+
+static void tag_has_one_name(void **state) {
+    (void)state;
+    char name[] = "Test/First";
+    sagemem_tag first = sagemem_tag_named(name);
+    assert_true(first > SAGEMEM_TAG_USER_MAX && first <= SAGEMEM_TAG_MAX);
+    name[0] = 'X'; /* the name was copied */
+    assert_string_equal(sagemem_tag_name(first), "Test/First");
+    assert_int_equal(sagemem_tag_named("Test/First"), first);
+    sagemem_tag second = sagemem_tag_named("Test/Second");
+    assert_int_not_equal(second, first);
+    assert_int_equal(sagemem_tag_named("Test/First"), first);
+    assert_int_not_equal(sagemem_tag_named("Test/Firs"), first);
+}
+
+static void tag_name_counts_63_bytes(void **state) {
+    (void)state;
+    char name[100];
+    memset(name, 'n', sizeof name - 1);
+    name[99] = '\0';
+    sagemem_tag tag = sagemem_tag_named(name);
+    assert_int_not_equal(tag, SAGEMEM_UNTAGGED);
+    assert_int_equal(strlen(sagemem_tag_name(tag)), 63);
+    name[63] = 'z'; /* past what counts */
+    assert_int_equal(sagemem_tag_named(name), tag);
+    name[62] = 'z';
+    assert_int_not_equal(sagemem_tag_named(name), tag);
+}
+
+static void tag_without_a_name_is_refused(void **state) {
+    (void)state;
+    assert_int_equal(sagemem_tag_named(NULL), SAGEMEM_UNTAGGED);
+    assert_failed(SAGEMEM_E_ARGUMENT, "pass text");
+    assert_int_equal(sagemem_tag_named(""), SAGEMEM_UNTAGGED);
+    assert_failed(SAGEMEM_E_ARGUMENT, "pass text");
+}
+
+static void tag_names_of_numbers(void **state) {
+    (void)state;
+    assert_string_equal(sagemem_tag_name(SAGEMEM_UNTAGGED), "untagged");
+    assert_string_equal(sagemem_tag_name(97), "tag 97");
+    assert_string_equal(sagemem_tag_name(97), "tag 97");
+    assert_non_null(sagemem_tag_name(SAGEMEM_TAG_MAX + 1));
+    assert_non_null(sagemem_tag_name(SAGEMEM_TAG_SAME));
+}
+
+static void tag_define_names_an_enum(void **state) {
+    (void)state;
+    assert_int_equal(sagemem_tag_define(1, "Enum/One"), SAGEMEM_OK);
+    assert_string_equal(sagemem_tag_name(1), "Enum/One");
+    assert_int_equal(sagemem_tag_define(1, "Enum/One"), SAGEMEM_OK);
+    assert_int_equal(sagemem_tag_named("Enum/One"), 1);
+    assert_int_equal(sagemem_tag_define(SAGEMEM_TAG_USER_MAX, "Enum/Last"), SAGEMEM_OK);
+    assert_string_equal(sagemem_tag_name(SAGEMEM_TAG_USER_MAX), "Enum/Last");
+}
+
+static void tag_define_refuses_a_second_name(void **state) {
+    (void)state;
+    assert_int_equal(sagemem_tag_define(2, "Enum/Two"), SAGEMEM_OK);
+    assert_int_equal(sagemem_tag_define(2, "Enum/Other"), SAGEMEM_E_BUSY);
+    assert_failed(SAGEMEM_E_BUSY, "give each tag one name");
+    assert_string_equal(sagemem_tag_name(2), "Enum/Two");
+    assert_int_equal(sagemem_tag_define(3, "Enum/Two"), SAGEMEM_E_BUSY);
+    assert_failed(SAGEMEM_E_BUSY, "give each name one tag");
+    assert_string_equal(sagemem_tag_name(3), "tag 3");
+    sagemem_tag made = sagemem_tag_named("Enum/Made");
+    assert_int_equal(sagemem_tag_define(3, "Enum/Made"), SAGEMEM_E_BUSY);
+    assert_int_equal(sagemem_tag_named("Enum/Made"), made);
+}
+
+static void tag_define_refuses_other_numbers(void **state) {
+    (void)state;
+    static const sagemem_tag numbers[] = {0, SAGEMEM_TAG_USER_MAX + 1, SAGEMEM_TAG_MAX, SAGEMEM_TAG_MAX + 1, SAGEMEM_TAG_SAME};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        assert_int_equal(sagemem_tag_define(numbers[i], "Enum/Outside"), SAGEMEM_E_ARGUMENT);
+        assert_failed(SAGEMEM_E_ARGUMENT, "use sagemem_tag_named");
+    }
+    assert_int_equal(sagemem_tag_define(4, NULL), SAGEMEM_E_ARGUMENT);
+    assert_failed(SAGEMEM_E_ARGUMENT, "pass text");
+    assert_int_equal(sagemem_tag_define(4, ""), SAGEMEM_E_ARGUMENT);
+    assert_string_equal(sagemem_tag_name(4), "tag 4");
+}
+
+enum { TAG_THREADS = 8, TAG_NAMES = 100 };
+static void *name_tags(void *ctx) {
+    sagemem_tag *tags = ctx;
+    for (int i = 0; i < TAG_NAMES; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "Threads/%d", i);
+        tags[i] = sagemem_tag_named(name);
+    }
+    return NULL;
+}
+static void tag_is_the_same_on_all_threads(void **state) {
+    (void)state;
+    static sagemem_tag tags[TAG_THREADS][TAG_NAMES];
+    pthread_t threads[TAG_THREADS];
+    for (int t = 0; t < TAG_THREADS; t++) assert_int_equal(pthread_create(&threads[t], NULL, name_tags, tags[t]), 0);
+    for (int t = 0; t < TAG_THREADS; t++) pthread_join(threads[t], NULL);
+    for (int i = 0; i < TAG_NAMES; i++) {
+        for (int t = 1; t < TAG_THREADS; t++) assert_int_equal(tags[t][i], tags[0][i]);
+        for (int j = 0; j < i; j++) assert_int_not_equal(tags[0][i], tags[0][j]);
+    }
+}
+
+static void fill_tag_table(void) {
+    sagemem_tag tag = SAGEMEM_UNTAGGED, before = 0;
+    char name[32];
+    int made = 0;
+    for (;; made++) {
+        snprintf(name, sizeof name, "Full/%d", made);
+        tag = sagemem_tag_named(name);
+        if (tag == SAGEMEM_UNTAGGED) break;
+        child_check(tag > before);
+        before = tag;
+    }
+    child_check(before == SAGEMEM_TAG_MAX);
+    child_check(sagemem_last_error()->status == SAGEMEM_E_FULL);
+    child_check(strstr(sagemem_last_error()->message, "use fewer names") != NULL);
+    child_check(logged.count == 1);
+    child_check(sagemem_tag_named("Full/one more") == SAGEMEM_UNTAGGED);
+    child_check(logged.count == 1); /* said once */
+    child_check(sagemem_tag_named("Full/0") != SAGEMEM_UNTAGGED);
+    void *block = sagemem_alloc(NULL, 100, SAGEMEM_TAG_MAX);
+    child_check(block != NULL && sagemem_tag_of(block) == SAGEMEM_TAG_MAX);
+    sagemem_free(block);
+}
+static void tag_table_fills_up(void **state) {
+    (void)state;
+    assert_child_well(in_child(fill_tag_table));
+}
+
+/* -- Heaps ---------------------------------------------------------------------------------------------- */
+
+static void heap_desc_defaults_are_resolved(void **state) {
+    (void)state;
+    sagemem_heap *heap = sagemem_heap_create(NULL);
+    assert_non_null(heap);
+    sagemem_heap_desc desc;
+    memset(&desc, 0xAA, sizeof desc);
+    assert_int_equal(sagemem_heap_get_desc(heap, &desc), SAGEMEM_OK);
+    assert_string_equal(desc.name, "heap");
+    assert_null(desc.parent);
+    assert_int_equal(desc.limit, 0);
+    assert_int_equal(desc.flags, 0);
+    assert_int_equal(desc.purge_delay_ms, 1000);
+    assert_null(desc.source); /* the system */
+    sagemem_heap *same = sagemem_heap_create(&desc); /* what was read makes such a heap again */
+    assert_non_null(same);
+    sagemem_heap_destroy(same);
+    sagemem_heap_destroy(heap);
+}
+
+static void heap_desc_is_read_back(void **state) {
+    (void)state;
+    sagemem_heap *parent = heap_named("parent", 0);
+    sagemem_source source = sagemem_source_huge(0);
+    char name[] = "child";
+    sagemem_heap_desc desc = {0}, out;
+    desc.name = name;
+    desc.parent = parent;
+    desc.limit = 123456789;
+    desc.source = &source;
+    desc.flags = SAGEMEM_HEAP_ZERO | SAGEMEM_HEAP_SHARED;
+    desc.purge_delay_ms = (uint32_t)SAGEMEM_PURGE_NEVER;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    assert_non_null(heap);
+    name[0] = 'X';
+    assert_int_equal(sagemem_heap_get_desc(heap, &out), SAGEMEM_OK);
+    assert_string_equal(out.name, "child");
+    assert_ptr_equal(out.parent, parent);
+    assert_int_equal(out.limit, 123456789);
+    assert_int_equal(out.flags, desc.flags);
+    assert_int_equal(out.purge_delay_ms, (uint32_t)SAGEMEM_PURGE_NEVER);
+    assert_ptr_not_equal(out.source, &source);
+    assert_ptr_equal(out.source->map_fn, source.map_fn);
+    assert_true(out.source->page_size != 0);
+    sagemem_heap_destroy(heap);
+    sagemem_heap_destroy(parent);
+}
+
+static void heap_get_desc_of_the_default(void **state) {
+    (void)state;
+    sagemem_heap_desc desc;
+    assert_int_equal(sagemem_heap_get_desc(NULL, &desc), SAGEMEM_OK);
+    assert_string_equal(desc.name, "heap");
+    assert_int_equal(sagemem_heap_get_desc(NULL, NULL), SAGEMEM_E_ARGUMENT);
+    assert_failed(SAGEMEM_E_ARGUMENT, "pass the address");
+}
+
+static void heap_create_refuses_bad_descs(void **state) {
+    (void)state;
+    sagemem_heap_stats before = stats_of(NULL);
+    sagemem_heap_desc desc = {0};
+    desc.flags = 64;
+    assert_null(sagemem_heap_create(&desc));
+    assert_failed(SAGEMEM_E_ARGUMENT, "use SAGEMEM_HEAP_*");
+    desc.flags = 0x80000001u;
+    assert_null(sagemem_heap_create(&desc));
+    assert_failed(SAGEMEM_E_ARGUMENT, "use SAGEMEM_HEAP_*");
+    desc.flags = 0;
+    sagemem_source source = sagemem_source_system();
+    desc.source = &source;
+    source.map_fn = NULL;
+    assert_null(sagemem_heap_create(&desc));
+    assert_failed(SAGEMEM_E_ARGUMENT, "map_fn");
+    source = sagemem_source_system();
+    source.unmap_fn = NULL;
+    assert_null(sagemem_heap_create(&desc));
+    assert_failed(SAGEMEM_E_ARGUMENT, "unmap_fn");
+    source = sagemem_source_system();
+    source.page_size = 12345;
+    assert_null(sagemem_heap_create(&desc));
+    assert_failed(SAGEMEM_E_ARGUMENT, "power of two");
+    desc.source = NULL;
+    sagemem_heap *ended = heap_named("ended parent", 0);
+    sagemem_heap_destroy(ended);
+    desc.parent = ended;
+    assert_null(sagemem_heap_create(&desc));
+    assert_failed(SAGEMEM_E_STALE, "must outlive");
+    assert_int_equal(fault.count, 0);
+    sagemem_heap_stats after = stats_of(NULL);
+    assert_same_stats(&before, &after);
+}
+
+static void heap_destroy_frees_everything(void **state) {
+    (void)state;
+    sagemem_heap_stats before = stats_of(NULL);
+    sagemem_heap *heap = heap_named("destroyed", 0);
+    for (size_t size = 1; size < 40 * MIB; size *= 3)
+        for (int i = 0; i < 3; i++) assert_non_null(sagemem_alloc(heap, size, 5));
+    assert_int_equal(sagemem_scope_begin(heap, "left open", 1), SAGEMEM_OK);
+    assert_non_null(sagemem_alloc(heap, 1000, 5));
+    assert_true(stats_of(NULL).used > before.used);
+    sagemem_heap_destroy(heap);
+    sagemem_heap_stats after = stats_of(NULL);
+    assert_int_equal(after.used, before.used);
+    assert_int_equal(after.blocks, before.blocks);
+    assert_int_equal(after.scopes, before.scopes);
+    assert_true(after.total_blocks > before.total_blocks);
+    assert_int_equal(fault.count, 0);
+}
+
+static void heap_destroyed_is_stale(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("gone", 0);
+    void *block = sagemem_alloc(heap, 100, 0);
+    sagemem_heap_destroy(heap);
+    assert_null(sagemem_alloc(heap, 10, 0));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "gone");
+    sagemem_heap_destroy(heap);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "gone");
+    assert_false(sagemem_owns(block));
+    assert_int_equal(sagemem_check(block), SAGEMEM_E_STALE);
+    sagemem_free(block);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "gone");
+}
+
+static void heap_null_is_misuse_where_it_matters(void **state) {
+    (void)state;
+    void *block = sagemem_alloc(NULL, 100, 0);
+    sagemem_heap_destroy(NULL);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, "sagemem_heap_default()");
+    sagemem_heap_reset(NULL);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, "sagemem_heap_default()");
+    assert_int_equal(sagemem_heap_adopt(NULL), SAGEMEM_E_ARGUMENT);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, "name the one to adopt");
+    assert_true(sagemem_owns(block));
+    sagemem_free(block);
+}
+
+static void heap_that_is_none_is_foreign(void **state) {
+    (void)state;
+    void *block = sagemem_calloc(NULL, 1, 4096, 0);
+    assert_null(sagemem_alloc((sagemem_heap *)block, 10, 0));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "sagemem_heap_create");
+    sagemem_heap_destroy((sagemem_heap *)block);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "sagemem_heap_create");
+    sagemem_free(block);
+}
+
+static void heap_with_children_is_not_destroyed(void **state) {
+    (void)state;
+    sagemem_heap *parent = heap_named("the parent", 0);
+    sagemem_heap_desc desc = {0};
+    desc.name = "the child";
+    desc.parent = parent;
+    sagemem_heap *child = sagemem_heap_create(&desc);
+    void *block = sagemem_alloc(parent, 100, 0);
+    sagemem_heap_destroy(parent);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, "destroy those first");
+    assert_says(fault.error.message, "the child");
+    assert_true(sagemem_owns(block));
+    sagemem_heap_destroy(child);
+    sagemem_heap_destroy(parent);
+    assert_int_equal(fault.count, 0);
+}
+
+static void heap_reset_keeps_the_heap(void **state) {
+    (void)state;
+    sagemem_heap_desc desc = {0}, out;
+    desc.name = "reset";
+    desc.limit = 64 * MIB;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    for (int round = 0; round < 3; round++) {
+        for (size_t size = 1; size < 20 * MIB; size *= 5) assert_non_null(sagemem_alloc(heap, size, 7));
+        assert_int_equal(sagemem_scope_begin(heap, "open", 1), SAGEMEM_OK);
+        assert_non_null(sagemem_alloc(heap, 77, 7));
+        uint64_t ever = stats_of(heap).total_blocks;
+        sagemem_heap_reset(heap);
+        sagemem_heap_stats s = stats_of(heap);
+        assert_int_equal(s.used, 0);
+        assert_int_equal(s.blocks, 0);
+        assert_int_equal(s.scopes, 0);
+        assert_int_equal(s.overhead, 0);
+        assert_int_equal(s.held, 0);
+        assert_int_equal(s.total_blocks, ever);
+    }
+    assert_int_equal(sagemem_heap_get_desc(heap, &out), SAGEMEM_OK);
+    assert_string_equal(out.name, "reset");
+    assert_int_equal(out.limit, 64 * MIB);
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    sagemem_heap_destroy(heap);
+}
+
+struct handed {
+    sagemem_heap *heap;
+    sagemem_status adopted;
+    void *block;
+    int faults;
+};
+static void *adopt_and_alloc(void *ctx) {
+    struct handed *h = ctx;
+    h->adopted = sagemem_heap_adopt(h->heap);
+    h->block = sagemem_alloc(h->heap, 100, 0);
+    return NULL;
+}
+static void heap_adopt_changes_the_owner(void **state) {
+    (void)state;
+    struct handed h = {heap_named("travels", 0), SAGEMEM_OK, NULL, 0};
+    void *mine = sagemem_alloc(h.heap, 100, 0);
+    on_thread(adopt_and_alloc, &h);
+    assert_int_equal(h.adopted, SAGEMEM_OK);
+    assert_non_null(h.block);
+    /* its thread has ended: it is nobody's now */
+    assert_null(sagemem_alloc(h.heap, 100, 0));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, "sagemem_heap_adopt");
+    assert_int_equal(sagemem_heap_adopt(h.heap), SAGEMEM_OK);
+    assert_non_null(sagemem_alloc(h.heap, 100, 0));
+    sagemem_free(mine);
+    sagemem_free(h.block);
+    assert_int_equal(stats_of(h.heap).blocks, 1);
+    sagemem_heap_destroy(h.heap);
+    assert_int_equal(fault.count, 0);
+}
+
+static void *adopt_only(void *ctx) {
+    struct handed *h = ctx;
+    h->adopted = sagemem_heap_adopt(h->heap);
+    return NULL;
+}
+static void heap_adopt_refuses_a_living_default(void **state) {
+    (void)state;
+    struct handed h = {sagemem_heap_default(), SAGEMEM_OK, NULL, 0};
+    on_thread(adopt_only, &h);
+    assert_int_equal(h.adopted, SAGEMEM_E_BUSY);
+    void *block = sagemem_alloc(NULL, 10, 0);
+    assert_non_null(block);
+    sagemem_free(block);
+}
+
+static void *use_another_threads_heap(void *ctx) {
+    struct handed *h = ctx;
+    int before = fault.count;
+    h->block = sagemem_alloc(h->heap, 100, 0);
+    h->adopted = sagemem_scope_begin(h->heap, "not mine", 1);
+    h->faults = fault.count - before;
+    return NULL;
+}
+static void heap_of_another_thread_is_busy(void **state) {
+    (void)state;
+    struct handed h = {heap_named("mine alone", 0), SAGEMEM_OK, NULL, 0};
+    on_thread(use_another_threads_heap, &h);
+    assert_null(h.block);
+    assert_int_equal(h.adopted, SAGEMEM_E_BUSY);
+    assert_int_equal(h.faults, 2);
+    fault.count = 1;
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, "mine alone");
+    sagemem_heap_destroy(h.heap);
+}
+
+static void configure_default(void) {
+    sagemem_heap_desc desc = {0}, out;
+    char name[] = "configured";
+    desc.name = name;
+    desc.flags = SAGEMEM_HEAP_ZERO;
+    desc.purge_delay_ms = 77;
+    child_check(sagemem_heap_default_configure(&desc) == SAGEMEM_OK);
+    name[0] = 'X';
+    sagemem_heap_destroy(sagemem_heap_default());
+    child_check(sagemem_heap_get_desc(NULL, &out) == SAGEMEM_OK);
+    child_check(strcmp(out.name, "configured") == 0 && out.flags == SAGEMEM_HEAP_ZERO && out.purge_delay_ms == 77);
+    desc.flags = 1u << 20;
+    child_check(sagemem_heap_default_configure(&desc) == SAGEMEM_E_ARGUMENT);
+    sagemem_heap_destroy(sagemem_heap_default());
+    child_check(sagemem_heap_get_desc(NULL, &out) == SAGEMEM_OK && out.flags == SAGEMEM_HEAP_ZERO);
+    child_check(sagemem_heap_default_configure(NULL) == SAGEMEM_OK);
+    sagemem_heap_destroy(sagemem_heap_default());
+    child_check(sagemem_heap_get_desc(NULL, &out) == SAGEMEM_OK && out.flags == 0 && strcmp(out.name, "heap") == 0);
+}
+static void heap_default_is_configured(void **state) {
+    (void)state;
+    assert_child_well(in_child(configure_default));
+}
+
+static void *default_of_thread(void *ctx) {
+    *(sagemem_heap **)ctx = sagemem_heap_default();
+    return NULL;
+}
+static void heap_default_is_the_threads_own(void **state) {
+    (void)state;
+    sagemem_heap *mine = sagemem_heap_default(), *other = NULL;
+    assert_non_null(mine);
+    assert_ptr_equal(sagemem_heap_default(), mine);
+    void *block = sagemem_alloc(NULL, 10, 0);
+    assert_ptr_equal(sagemem_heap_of(block), mine);
+    sagemem_free(block);
+    on_thread(default_of_thread, &other);
+    assert_non_null(other);
+    assert_ptr_not_equal(other, mine);
+}
+
+/* -- Blocks --------------------------------------------------------------------------------------------- */
+
+static void alloc_every_size(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("sizes", 0);
+    size_t sizes[400], count = 0;
+    for (size_t size = 0; size < 200; size++) sizes[count++] = size;
+    for (size_t size = 256; size <= 32 * MIB; size *= 2)
+        for (size_t near = size - 1; near <= size + 1; near++) sizes[count++] = near;
+    void *blocks[400];
+    size_t used = 0;
+    for (size_t i = 0; i < count; i++) {
+        void *block = blocks[i] = sagemem_alloc(heap, sizes[i], 9);
+        assert_non_null(block);
+        assert_true(aligned_to(block, sizes[i] >= 65536 ? 64 : 16));
+        assert_true(sagemem_size(block) >= sizes[i] && sagemem_size(block) > 0);
+        assert_true(sagemem_owns(block));
+        assert_int_equal(sagemem_tag_of(block), 9);
+        assert_ptr_equal(sagemem_heap_of(block), heap);
+        size_t usable = sagemem_size(block);
+        memset(block, (int)i, usable < 100000 ? usable : 100000); /* all of it may be used */
+        used += usable;
+    }
+    assert_int_equal(stats_of(heap).used, used);
+    assert_int_equal(stats_of(heap).blocks, count);
+    assert_int_equal(tag_stats_of(heap, 9).used, used);
+    for (size_t i = 0; i < count; i++) assert_true(all_bytes(blocks[i], (int)i, sizes[i] < 100000 ? sizes[i] : 100000));
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    for (size_t i = 0; i < count; i++) sagemem_free(blocks[i]);
+    assert_int_equal(stats_of(heap).used, 0);
+    assert_int_equal(tag_stats_of(heap, 9).total_blocks, count);
+    sagemem_heap_destroy(heap);
+    assert_int_equal(fault.count, 0);
+}
+
+static void alloc_size_zero_is_a_block(void **state) {
+    (void)state;
+    void *a = sagemem_alloc(NULL, 0, 0), *b = sagemem_alloc(NULL, 0, 0), *c = sagemem_calloc(NULL, 0, 100, 0);
+    assert_non_null(a);
+    assert_non_null(b);
+    assert_non_null(c);
+    assert_ptr_not_equal(a, b);
+    sagemem_free(a);
+    sagemem_free(b);
+    sagemem_free(c);
+    sagemem_free(NULL);
+}
+
+/* Every way to ask for too much, from a heap of any kind. */
+static void refuse_bad_requests(sagemem_heap *heap) {
+    void *block = sagemem_alloc(heap, 100, 3);
+    paint(block, 100, 1);
+    sagemem_heap_stats before = stats_of(heap), after;
+    for (int i = 0; i < 2; i++) { /* nothing is changed: the second time is as the first */
+        assert_null(sagemem_alloc(heap, most, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "more than an object can have");
+        assert_null(sagemem_alloc(heap, most - 4096, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "more than an object can have");
+        assert_null(sagemem_calloc(heap, half, 4, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "check how the number was computed");
+        assert_null(sagemem_calloc(heap, most, most, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "check how the number was computed");
+        assert_null(sagemem_alloc_array(heap, most / 8 + 1, 8, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "check how the number was computed");
+        assert_null(sagemem_aligned_alloc(heap, 4096, most - 100, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "more than an object can have");
+        assert_null(sagemem_realloc(heap, block, most, SAGEMEM_TAG_SAME));
+        assert_failed(SAGEMEM_E_ARGUMENT, "more than an object can have");
+        assert_null(sagemem_alloc(heap, 10, SAGEMEM_TAG_MAX + 1));
+        assert_failed(SAGEMEM_E_ARGUMENT, "sagemem_tag_named");
+        assert_null(sagemem_alloc(heap, 10, SAGEMEM_TAG_SAME));
+        assert_failed(SAGEMEM_E_ARGUMENT, "sagemem_tag_named");
+        assert_null(sagemem_calloc(heap, 10, 10, SAGEMEM_TAG_MAX + 1));
+        assert_failed(SAGEMEM_E_ARGUMENT, "sagemem_tag_named");
+        assert_null(sagemem_realloc(heap, block, 10, SAGEMEM_TAG_MAX + 1));
+        assert_failed(SAGEMEM_E_ARGUMENT, "sagemem_tag_named");
+        assert_null(sagemem_strdup(heap, "text", SAGEMEM_TAG_MAX + 1));
+        assert_failed(SAGEMEM_E_ARGUMENT, "sagemem_tag_named");
+        assert_null(sagemem_strdup(heap, NULL, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "pass a string");
+        assert_null(sagemem_memdup(heap, NULL, 1, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "data is NULL");
+        after = stats_of(heap);
+        assert_same_stats(&before, &after);
+    }
+    assert_true(painted(block, 100, 1));
+    assert_int_equal(sagemem_tag_of(block), 3);
+    assert_int_equal(fault.count, 0);
+    sagemem_free(block);
+}
+
+static void alloc_refuses_bad_requests(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {0, SAGEMEM_HEAP_ZERO, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED,
+                                     SAGEMEM_HEAP_ABORT_ON_NOMEM};
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        sagemem_heap *heap = heap_named("bad requests", flags[i]);
+        refuse_bad_requests(heap);
+        assert_int_equal(sagemem_scope_begin(heap, "bad requests", 1), SAGEMEM_OK);
+        refuse_bad_requests(heap);
+        sagemem_heap_destroy(heap);
+    }
+}
+
+/* Half of all addresses: no overflow, but the system refuses. */
+static void alloc_that_the_system_refuses_changes_nothing(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("refused", 0);
+    void *block = sagemem_alloc(heap, 20 * MIB, 0);
+    sagemem_heap_stats before = stats_of(heap), process = stats_of(NULL), after;
+    assert_null(sagemem_alloc(heap, half - 4096, 0));
+    assert_int_equal(sagemem_last_error()->status, SAGEMEM_E_NOMEM);
+    assert_says(sagemem_last_error()->message, "free memory");
+    assert_null(sagemem_realloc(heap, block, half - 4096, SAGEMEM_TAG_SAME));
+    assert_int_equal(sagemem_last_error()->status, SAGEMEM_E_NOMEM);
+    after = stats_of(heap);
+    assert_same_stats(&before, &after);
+    after = stats_of(NULL);
+    assert_int_equal(after.held_peak, process.held_peak);
+    sagemem_heap_destroy(heap);
+}
+
+static void calloc_zeroes_memory_used_before(void **state) {
+    (void)state;
+    static const size_t sizes[] = {1, 16, 40, 100, 1024, 5000, 8192, 9000, 70000, 300000};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        void *blocks[50];
+        for (int n = 0; n < 50; n++) memset(blocks[n] = sagemem_alloc(NULL, sizes[i], 11), 0xEE, sizes[i]);
+        for (int n = 0; n < 50; n++) sagemem_free(blocks[n]);
+        for (int n = 0; n < 50; n++) assert_true(all_bytes(blocks[n] = sagemem_calloc(NULL, 1, sizes[i], 11), 0, sizes[i]));
+        for (int n = 0; n < 50; n++) sagemem_free(blocks[n]);
+    }
+}
+
+static void aligned_alloc_every_power(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {0, SAGEMEM_HEAP_ZERO, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SYSTEM};
+    size_t largest = sizeof(void *) > 4 && !watched() ? (size_t)1 << 30 : (size_t)64 << 20;
+    for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
+        sagemem_heap *heap = heap_named("aligned", flags[f]);
+        /* in a checked heap everything in front of the block is a red zone, and written */
+        size_t to = (flags[f] & SAGEMEM_HEAP_CHECKED) != 0 ? (size_t)MIB : largest;
+        for (size_t alignment = 1; alignment <= to; alignment *= 2) {
+            void *blocks[4];
+            for (int i = 0; i < 4; i++) {
+                size_t size = (size_t)i * 50 + 1;
+                blocks[i] = sagemem_aligned_alloc(heap, alignment, size, 1);
+                if (blocks[i] == NULL && alignment > 256 * MIB) continue; /* addresses may be scarce */
+                assert_non_null(blocks[i]);
+                assert_true(aligned_to(blocks[i], alignment) && aligned_to(blocks[i], 16));
+                assert_true(sagemem_size(blocks[i]) >= size);
+                memset(blocks[i], i, size);
+            }
+            for (int i = 0; i < 4; i++)
+                if (blocks[i] != NULL) assert_true(all_bytes(blocks[i], i, (size_t)i * 50 + 1));
+            assert_int_equal(sagemem_heap_check(heap), 0);
+            for (int i = 0; i < 4; i += 2) sagemem_free(blocks[i]);
+            for (int i = 1; i < 4; i += 2) sagemem_free(blocks[i]);
+        }
+        assert_int_equal(stats_of(heap).used, 0);
+        sagemem_heap_destroy(heap);
+    }
+    assert_int_equal(fault.count, 0);
+}
+
+static void aligned_alloc_refuses_others(void **state) {
+    (void)state;
+    sagemem_heap_stats before = stats_of(NULL), after;
+    volatile size_t bad[] = {0, 3, 24, 48, 100, (size_t)3 << 20, ((size_t)1 << 30) + 1, (size_t)1 << 31, SIZE_MAX};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_null(sagemem_aligned_alloc(NULL, bad[i], 100, 0));
+        assert_failed(SAGEMEM_E_ARGUMENT, "64 is a cache line");
+    }
+    after = stats_of(NULL);
+    assert_same_stats(&before, &after);
+}
+
+static void aligned_alloc_of_a_page_costs_little(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("aligned checked", SAGEMEM_HEAP_CHECKED);
+    void *block = sagemem_aligned_alloc(heap, 16 * MIB, 100, 0);
+    assert_non_null(block);
+    assert_true(stats_of(heap).held < 4 * MIB); /* a red zone is not as wide as the alignment */
+    sagemem_heap_destroy(heap);
+}
+
+/* Contents and counts through a walk of sizes up and down, in heaps of every kind. */
+static void walk_realloc(sagemem_heap *heap) {
+    static const size_t sizes[] = {1,    20,    24,   100,     60,   500,  7000,   30,    9000,   20000,  9000, 100000,
+                                   50,   70000, 300000, 200000, 1000000, 20 * MIB, 3 * MIB, 40 * MIB, 17 * MIB, 10, 0, 64};
+    uint64_t used = stats_of(heap).used;
+    size_t have = 8;
+    unsigned char *block = sagemem_alloc(heap, have, 21);
+    void *neighbour = NULL;
+    paint(block, have, 3);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        size_t keep = have < sizes[i] ? have : sizes[i];
+        if (i % 3 == 1) neighbour = sagemem_realloc(heap, neighbour, 40 + i, 22);
+        unsigned char *moved = sagemem_realloc(heap, block, sizes[i], i % 2 == 0 ? SAGEMEM_TAG_SAME : 21);
+        assert_non_null(moved);
+        block = moved;
+        assert_true(painted(block, keep, 3));
+        assert_true(aligned_to(block, sizes[i] >= 65536 ? 64 : 16));
+        have = sizes[i];
+        assert_true(sagemem_size(block) >= have);
+        paint(block, have, 3);
+        assert_int_equal(stats_of(heap).used, used + sagemem_size(block) + (neighbour != NULL ? sagemem_size(neighbour) : 0));
+        assert_int_equal(tag_stats_of(heap, 21).used, sagemem_size(block));
+        assert_int_equal(sagemem_heap_check(heap), 0);
+    }
+    sagemem_free(block);
+    sagemem_free(neighbour);
+    assert_int_equal(stats_of(heap).used, used);
+}
+
+static void realloc_keeps_contents_and_counts(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {0, SAGEMEM_HEAP_ZERO, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED};
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        sagemem_heap *heap = heap_named("realloc", flags[i]);
+        walk_realloc(heap);
+        assert_int_equal(sagemem_scope_begin(heap, "realloc", 0), SAGEMEM_OK);
+        walk_realloc(heap);
+        assert_int_equal(sagemem_scope_begin(heap, "realloc", 1), SAGEMEM_OK);
+        walk_realloc(heap);
+        sagemem_heap_destroy(heap);
+    }
+    assert_int_equal(fault.count, 0);
+}
+
+static void realloc_changes_the_tag(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("retag", 0);
+    static const size_t sizes[] = {50, 5000, 50000, 500000, 20 * MIB};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        void *block = sagemem_alloc(heap, sizes[i], 31);
+        paint(block, sizes[i], 5);
+        void *same = sagemem_realloc(heap, block, sizes[i], SAGEMEM_TAG_SAME);
+        assert_int_equal(sagemem_tag_of(same), 31);
+        void *other = sagemem_realloc(heap, same, sizes[i], 32);
+        assert_int_equal(sagemem_tag_of(other), 32);
+        assert_true(painted(other, sizes[i], 5));
+        assert_int_equal(tag_stats_of(heap, 31).used, 0);
+        assert_int_equal(tag_stats_of(heap, 32).used, sagemem_size(other));
+        void *none = sagemem_realloc(heap, other, sizes[i], SAGEMEM_UNTAGGED);
+        assert_int_equal(sagemem_tag_of(none), SAGEMEM_UNTAGGED);
+        sagemem_free(none);
+    }
+    sagemem_heap_destroy(heap);
+}
+
+static void realloc_of_null_allocates(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("from null", 0);
+    void *block = sagemem_realloc(heap, NULL, 100, 33);
+    assert_int_equal(sagemem_tag_of(block), 33);
+    assert_ptr_equal(sagemem_heap_of(block), heap);
+    void *plain = sagemem_realloc(heap, NULL, 100, SAGEMEM_TAG_SAME);
+    assert_int_equal(sagemem_tag_of(plain), SAGEMEM_UNTAGGED);
+    void *elsewhere = sagemem_realloc(NULL, block, 5000, SAGEMEM_TAG_SAME); /* stays in its own heap */
+    assert_ptr_equal(sagemem_heap_of(elsewhere), heap);
+    sagemem_heap_destroy(heap);
+}
+
+static void realloc_in_place_where_it_can(void **state) {
+    (void)state;
+    if (watched()) skip();
+    sagemem_heap *heap = heap_named("in place", 0);
+    /* the end of a scope's chunk */
+    assert_int_equal(sagemem_scope_begin(heap, "bump", 0), SAGEMEM_OK);
+    void *last = sagemem_alloc(heap, 100, 0);
+    assert_ptr_equal(sagemem_realloc(heap, last, 20000, SAGEMEM_TAG_SAME), last);
+    assert_ptr_equal(sagemem_realloc(heap, last, 100, SAGEMEM_TAG_SAME), last);
+    /* over a free neighbour */
+    void *first = sagemem_alloc(heap, 4000, 0), *second = sagemem_alloc(heap, 4000, 0), *guard = sagemem_alloc(heap, 100, 0);
+    sagemem_free(second);
+    assert_ptr_equal(sagemem_realloc(heap, first, 7000, SAGEMEM_TAG_SAME), first);
+    assert_true(sagemem_owns(guard));
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    /* a huge block in a region */
+    void *huge = sagemem_alloc(heap, MIB, 0);
+    void *grown = sagemem_realloc(heap, huge, MIB / 2, SAGEMEM_TAG_SAME);
+    assert_ptr_equal(grown, huge);
+    assert_ptr_equal(sagemem_realloc(heap, huge, MIB, SAGEMEM_TAG_SAME), huge);
+    /* beyond regions: contents move by page tables, far faster than a copy could be; here only that all is there */
+    size_t size = 64 * MIB;
+    unsigned char *large = sagemem_alloc(heap, size, 0);
+    for (size_t i = 0; i < size; i += 4096) large[i] = (unsigned char)(i >> 12);
+    large = sagemem_realloc(heap, large, 2 * size, SAGEMEM_TAG_SAME);
+    assert_non_null(large);
+    for (size_t i = 0; i < size; i += 4096) assert_int_equal(large[i], (unsigned char)(i >> 12));
+    assert_int_equal(stats_of(heap).held, sagemem_size(huge) + sagemem_size(large) + (stats_of(heap).held - MIB - 2 * size));
+    large = sagemem_realloc(heap, large, size, SAGEMEM_TAG_SAME);
+    for (size_t i = 0; i < size; i += 4096) assert_int_equal(large[i], (unsigned char)(i >> 12));
+    sagemem_heap_destroy(heap);
+}
+
+static void realloc_of_bad_pointers(void **state) {
+    (void)state;
+    static char foreign[64] __attribute__((aligned(16)));
+    assert_null(sagemem_realloc(NULL, foreign, 100, 0));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "does not come from sagemem");
+    char *block = sagemem_alloc(NULL, 3000, 0);
+    assert_null(sagemem_realloc(NULL, block + 16, 100, 0));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "inside");
+    sagemem_free(block);
+}
+
+static void memdup_and_strdup_copy(void **state) {
+    (void)state;
+    char data[300];
+    paint(data, sizeof data, 9);
+    char *copy = sagemem_memdup(NULL, data, sizeof data, 41);
+    assert_ptr_not_equal(copy, data);
+    assert_memory_equal(copy, data, sizeof data);
+    assert_int_equal(sagemem_tag_of(copy), 41);
+    void *nothing = sagemem_memdup(NULL, NULL, 0, 41);
+    assert_non_null(nothing);
+    char *text = sagemem_strdup(NULL, "a text", 42), *empty = sagemem_strdup(NULL, "", 42);
+    assert_string_equal(text, "a text");
+    assert_string_equal(empty, "");
+    assert_int_equal(sagemem_tag_of(text), 42);
+    sagemem_free(copy);
+    sagemem_free(nothing);
+    sagemem_free(text);
+    sagemem_free(empty);
+}
+
+struct halo {
+    double mass;
+    int id;
+};
+static void new_is_typed_and_zeroed(void **state) {
+    (void)state;
+    struct halo *one = SAGEMEM_NEW(NULL, struct halo, 43), *many = SAGEMEM_NEW_ARRAY(NULL, struct halo, 1000, 43);
+    assert_true(all_bytes(one, 0, sizeof *one) && all_bytes(many, 0, 1000 * sizeof *many));
+    assert_int_equal(sagemem_tag_of(many), 43);
+    double *array = sagemem_alloc_array(NULL, 1000, sizeof(double), 43);
+    assert_true(sagemem_size(array) >= 1000 * sizeof(double));
+    sagemem_free(one);
+    sagemem_free(many);
+    sagemem_free(array);
+}
+
+static void allocator_is_the_heap(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("handed on", 0);
+    sagemem_allocator a = sagemem_allocator_for(heap, 44), again = sagemem_allocator_for(heap, 44), other = sagemem_allocator_for(heap, 45);
+    char *block = a.alloc_fn(a.ctx, 100);
+    assert_ptr_equal(sagemem_heap_of(block), heap);
+    assert_int_equal(sagemem_tag_of(block), 44);
+    paint(block, 100, 1);
+    block = a.realloc_fn(again.ctx, block, 10000);
+    assert_true(painted(block, 100, 1));
+    assert_int_equal(sagemem_tag_of(block), 44);
+    void *second = other.realloc_fn(other.ctx, NULL, 50);
+    assert_int_equal(sagemem_tag_of(second), 45);
+    a.free_fn(a.ctx, block);
+    other.free_fn(other.ctx, second);
+    assert_int_equal(stats_of(heap).blocks, 0);
+    sagemem_allocator own = sagemem_allocator_for(NULL, 46);
+    block = own.alloc_fn(own.ctx, 10);
+    assert_ptr_equal(sagemem_heap_of(block), sagemem_heap_default());
+    own.free_fn(own.ctx, block);
+    sagemem_heap_destroy(heap);
+
+    sagemem_allocator none = sagemem_allocator_for(NULL, SAGEMEM_TAG_MAX + 1);
+    assert_true(none.alloc_fn == NULL && none.realloc_fn == NULL && none.free_fn == NULL);
+    assert_failed(SAGEMEM_E_ARGUMENT, "sagemem_tag_named");
+    none = sagemem_allocator_for(heap, 1);
+    assert_true(none.alloc_fn == NULL);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "handed on");
+}
+
+/* -- Blocks, looked at ---------------------------------------------------------------------------------- */
+
+static void owns_is_never_wrong(void **state) {
+    (void)state;
+    static const size_t sizes[] = {16, 100, 1000, 8000, 9000, 100000, 300000, 20 * MIB};
+    static char still[100] __attribute__((aligned(16)));
+    char stack[64];
+    assert_false(sagemem_owns(NULL));
+    assert_false(sagemem_owns(still));
+    assert_false(sagemem_owns(stack));
+    assert_false(sagemem_owns((void *)(uintptr_t)16));
+    assert_false(sagemem_owns((void *)UINTPTR_MAX));
+    assert_false(sagemem_owns((void *)(UINTPTR_MAX - 15)));
+    assert_false(sagemem_owns((void *)(UINTPTR_MAX / 2)));
+    assert_false(sagemem_owns((void *)(uintptr_t)owns_is_never_wrong));
+    void *foreign = malloc(100);
+    assert_false(sagemem_owns(foreign));
+    free(foreign);
+    assert_false(sagemem_owns(sagemem_heap_default()));
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        for (int scoped = 0; scoped < 2; scoped++) {
+            if (scoped) sagemem_scope_begin(NULL, "owns", 0);
+            char *block = sagemem_alloc(NULL, sizes[i], 51), *fence = sagemem_alloc(NULL, sizes[i], 51);
+            memset(block, 0, sizes[i]);
+            assert_true(sagemem_owns(block) && sagemem_owns(fence));
+            for (size_t at = 1; at < sizes[i]; at += at < 100 ? 1 : sizes[i] / 7) assert_false(sagemem_owns(block + at));
+            assert_false(sagemem_owns(block - 16));
+            sagemem_free(block);
+            assert_false(sagemem_owns(block));
+            assert_true(sagemem_owns(fence));
+            sagemem_free(fence);
+            if (scoped) sagemem_scope_end(NULL);
+            assert_false(sagemem_owns(fence));
+        }
+    }
+    assert_int_equal(fault.count, 0);
+}
+
+static void bad_pointers_go_to_the_handler(void **state) {
+    (void)state;
+    static char foreign[64] __attribute__((aligned(16)));
+    assert_int_equal(sagemem_size(foreign), 0);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "malloc'ed: free");
+    assert_int_equal(sagemem_tag_of(foreign), SAGEMEM_UNTAGGED);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "malloc'ed: free");
+    assert_null(sagemem_heap_of(foreign));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "malloc'ed: free");
+    assert_null(sagemem_move(NULL, foreign));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "malloc'ed: free");
+    assert_null(sagemem_keep(foreign));
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "malloc'ed: free");
+    sagemem_free(foreign);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "malloc'ed: free");
+    assert_int_equal(sagemem_check(foreign), SAGEMEM_E_FOREIGN);
+    assert_int_equal(sagemem_check(NULL), SAGEMEM_E_FOREIGN);
+    assert_int_equal(fault.count, 0);
+}
+
+/* A pointer that the library gave out and that is no block. */
+static void look_at_a_heap_as_a_block(void) {
+    sagemem_heap *heap = sagemem_heap_default();
+    child_check(sagemem_check(heap) == SAGEMEM_E_FOREIGN);
+    child_check(!sagemem_owns(heap));
+    sagemem_free(heap);
+    child_check(fault.count == 1 && fault.error.status == SAGEMEM_E_FOREIGN);
+    child_check(sagemem_size(heap) == 0);
+}
+static void heap_freed_as_a_block_is_foreign(void **state) {
+    (void)state;
+    assert_child_well(in_child(look_at_a_heap_as_a_block));
+}
+
+static void double_free_is_stale(void **state) {
+    (void)state;
+    static const size_t sizes[] = {16, 100, 1000, 8000, 9000, 100000, 300000, 20 * MIB};
+    for (int scoped = 0; scoped < 2; scoped++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            if (scoped) sagemem_scope_begin(NULL, "twice", 0);
+            void *block = sagemem_alloc(NULL, sizes[i], 52), *fence = sagemem_alloc(NULL, sizes[i], 52);
+            sagemem_heap_stats before;
+            sagemem_free(block);
+            before = stats_of(NULL);
+            sagemem_free(block);
+            assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "freed");
+            assert_int_equal(sagemem_check(block), SAGEMEM_E_STALE);
+            sagemem_heap_stats after = stats_of(NULL);
+            assert_same_stats(&before, &after);
+            sagemem_free(fence);
+            if (scoped) sagemem_scope_end(NULL);
+        }
+    }
+    assert_int_equal(sagemem_heap_check(NULL), 0);
+}
+
+static void interior_pointer_is_foreign(void **state) {
+    (void)state;
+    static const size_t sizes[] = {64, 1000, 8000, 9000, 100000, 300000, 20 * MIB};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        char *block = sagemem_calloc(NULL, 1, sizes[i], 53);
+        for (size_t at = 1; at < sizes[i]; at = at * 3 + 13) {
+            assert_int_equal(sagemem_check(block + at), SAGEMEM_E_FOREIGN);
+            assert_says(sagemem_last_error()->message, "inside");
+        }
+        sagemem_free(block + 16);
+        assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "inside");
+        assert_true(sagemem_owns(block));
+        sagemem_free(block);
+    }
+}
+
+/* The longest names there can be: a message is cut, never written past its end. */
+static void look_inside_a_block_with_long_names(void) {
+    char name[64];
+    memset(name, 'h', 63);
+    name[63] = '\0';
+    sagemem_heap_desc desc = {0};
+    desc.name = name;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    memset(name, 't', 63);
+    sagemem_tag tag = sagemem_tag_named(name);
+    char *block = NULL;
+    for (int i = 0; i < 100; i++) block = sagemem_alloc(heap, 4096, tag);
+    for (int i = 1; i < 4096; i += 100) {
+        child_check(sagemem_check(block + i) == SAGEMEM_E_FOREIGN);
+        const char *message = sagemem_last_error()->message;
+        child_check(memchr(message, '\0', sizeof sagemem_last_error()->message) != NULL);
+        for (const char *c = message; *c != '\0'; c++) child_check(*c >= ' ' && *c <= '~');
+    }
+    sagemem_heap_destroy(heap);
+}
+static void message_with_long_names_is_cut(void **state) {
+    (void)state;
+    assert_child_well(in_child(look_inside_a_block_with_long_names));
+}
+
+static void move_changes_the_heap(void **state) {
+    (void)state;
+    static const size_t sizes[] = {1, 100, 5000, 50000, 500000, 20 * MIB};
+    sagemem_heap *from = heap_named("from", 0), *to = heap_named("to", 0), *limited;
+    sagemem_heap_desc desc = {0};
+    desc.limit = 64 * KIB;
+    limited = sagemem_heap_create(&desc);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        void *block = sagemem_alloc(from, sizes[i], 61);
+        paint(block, sizes[i], 2);
+        if (sizes[i] > 64 * KIB) {
+            assert_null(sagemem_move(limited, block));
+            assert_failed(SAGEMEM_E_LIMIT, "raise it with sagemem_limit_set");
+            assert_true(sagemem_owns(block) && sagemem_heap_of(block) == from);
+        }
+        void *moved = sagemem_move(to, block);
+        assert_non_null(moved);
+        assert_ptr_equal(sagemem_heap_of(moved), to);
+        assert_int_equal(sagemem_tag_of(moved), 61);
+        assert_true(painted(moved, sizes[i], 2));
+        assert_int_equal(stats_of(from).used, 0);
+        assert_int_equal(stats_of(to).used, sagemem_size(moved));
+        moved = sagemem_move(NULL, moved);
+        assert_ptr_equal(sagemem_heap_of(moved), sagemem_heap_default());
+        sagemem_free(moved);
+    }
+    assert_int_equal(stats_of(limited).used, 0);
+    sagemem_heap_destroy(from);
+    sagemem_heap_destroy(to);
+    sagemem_heap_destroy(limited);
+    assert_int_equal(fault.count, 0);
+}
+
+struct visited {
+    size_t blocks, bytes, tags[8], scoped;
+    const void *seen[64];
+};
+static void on_visit(void *ctx, const sagemem_block_info *info) {
+    struct visited *v = ctx;
+    if (v->blocks < 64) v->seen[v->blocks] = info->block;
+    v->blocks++;
+    v->bytes += info->size;
+    if (info->tag < 8) v->tags[info->tag]++;
+    if (info->scope_kind != NULL && strcmp(info->scope_kind, "visited") == 0 && info->scope_id == 77) v->scoped++;
+}
+static void heap_visit_sees_every_live_block(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_ZERO};
+    for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
+        sagemem_heap *heap = heap_named("visited", flags[f]);
+        void *blocks[60];
+        for (unsigned i = 0; i < 60; i++) {
+            if (i == 40) assert_int_equal(sagemem_scope_begin(heap, "visited", 77), SAGEMEM_OK);
+            blocks[i] = sagemem_alloc(heap, (size_t)1 << (i % 20), (sagemem_tag)(i % 7 + 1));
+        }
+        for (int i = 0; i < 60; i += 5) sagemem_free(blocks[i]);
+        struct visited v;
+        memset(&v, 0, sizeof v);
+        sagemem_heap_visit(heap, on_visit, &v);
+        assert_int_equal(v.blocks, 48);
+        assert_int_equal(v.scoped, 16);
+        assert_int_equal(v.bytes, stats_of(heap).used);
+        size_t found = 0;
+        for (int i = 0; i < 60; i++)
+            for (size_t s = 0; s < v.blocks; s++) found += v.seen[s] == blocks[i] && i % 5 != 0;
+        assert_int_equal(found, 48);
+        sagemem_heap_visit(heap, NULL, NULL);
+        assert_failed(SAGEMEM_E_ARGUMENT, "pass the function");
+        sagemem_heap_destroy(heap);
+    }
+}
+
+/* -- Checked heaps -------------------------------------------------------------------------------------- */
+
+#if defined(__GNUC__)
+__attribute__((no_sanitize("address")))
+#endif
+static void poke(char *at, int add) {
+    volatile char *p = at;
+    *p = (char)(*p + add);
+}
+
+static void checked_heap_sees_over_and_underflow(void **state) {
+    (void)state;
+    if (getenv("SAGEMEM_TEST_SLOW") != NULL) skip(); /* the tools see it first */
+    static const size_t sizes[] = {1, 16, 24, 100, 5000, 70000, 300000, 20 * MIB};
+    sagemem_heap *heap = heap_named("checked", SAGEMEM_HEAP_CHECKED);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        char *block = sagemem_alloc(heap, sizes[i], 71);
+        assert_int_equal(sagemem_size(block), sizes[i]); /* exact in checked heaps */
+        assert_int_equal(sagemem_check(block), SAGEMEM_OK);
+        for (size_t past = 0; past < 16; past += 5) {
+            poke(block + sizes[i] + past, 1);
+            assert_int_equal(sagemem_check(block), SAGEMEM_E_CORRUPT);
+            assert_says(sagemem_last_error()->message, "overflow");
+            logged.count = 0;
+            assert_int_equal(sagemem_heap_check(heap), 1);
+            assert_int_equal(logged.count, 1);
+            poke(block + sizes[i] + past, -1);
+            assert_int_equal(sagemem_check(block), SAGEMEM_OK);
+        }
+        poke(block - 1, 1);
+        assert_int_equal(sagemem_check(block), SAGEMEM_E_CORRUPT);
+        assert_true(sagemem_owns(block));
+        uint64_t used = stats_of(heap).used;
+        sagemem_free(block);
+        assert_faulted(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "underflow");
+        assert_int_equal(stats_of(heap).used, used); /* leaked, not given to anybody */
+        poke(block - 1, -1);
+        sagemem_free(block);
+        assert_int_equal(fault.count, 0);
+    }
+    sagemem_heap_destroy(heap);
+}
+
+static void checked_heap_sees_late_writes(void **state) {
+    (void)state;
+    if (getenv("SAGEMEM_TEST_SLOW") != NULL) skip();
+    sagemem_heap *heap = heap_named("quarantine", SAGEMEM_HEAP_CHECKED);
+    char *block = sagemem_alloc(heap, 200, 72);
+    assert_true(!all_bytes(block, 0, 200)); /* new memory is filled */
+    sagemem_free(block);
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    poke(block + 150, 1);
+    assert_int_equal(sagemem_heap_check(heap), 1);
+    assert_says(logged.last, "150");
+    sagemem_free(block);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "freed already");
+    for (int i = 0; i < 3000; i++) sagemem_free(sagemem_alloc(heap, 1000, 72)); /* it leaves the quarantine */
+    assert_faulted(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "written to at byte 150");
+    sagemem_heap_destroy(heap);
+}
+
+/* -- Zeroing heaps -------------------------------------------------------------------------------------- */
+
+static void soil(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    void *blocks[100];
+    for (int i = 0; i < 100; i++) memset(blocks[i] = sagemem_alloc(heap, size, tag), 0xEE, sagemem_size(blocks[i]));
+    for (int i = 0; i < 100; i++) sagemem_free(blocks[i]);
+}
+
+static void zero_heap_gives_zeroes(void **state) {
+    (void)state;
+    static const size_t sizes[] = {0, 1, 40, 1000, 8192, 20000, 270000, 17 * MIB};
+    static const uint32_t more[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_SITES};
+    for (size_t f = 0; f < sizeof more / sizeof more[0]; f++) {
+        sagemem_heap *heap = heap_named("zero", SAGEMEM_HEAP_ZERO | more[f]);
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            if (sizes[i] <= 300000) soil(heap, sizes[i], 81);
+            void *block = sagemem_alloc(heap, sizes[i], 81), *aligned = sagemem_aligned_alloc(heap, 256, sizes[i], 81);
+            assert_true(all_bytes(block, 0, sagemem_size(block)));
+            assert_true(all_bytes(aligned, 0, sagemem_size(aligned)));
+            sagemem_free(block);
+            sagemem_free(aligned);
+        }
+        sagemem_heap_destroy(heap);
+    }
+}
+
+static void zero_heap_gives_zeroes_in_scopes(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("zero in scopes", SAGEMEM_HEAP_ZERO);
+    for (int round = 0; round < 3; round++) {
+        assert_int_equal(sagemem_scope_begin(heap, "zero", 0), SAGEMEM_OK);
+        for (size_t size = 1; size < 30000; size = size * 2 + 1) {
+            void *block = sagemem_alloc(heap, size, 82);
+            assert_true(all_bytes(block, 0, sagemem_size(block)));
+            memset(block, 0xEE, sagemem_size(block));
+        }
+        assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    }
+    sagemem_heap_destroy(heap);
+}
+
+/* Shrinks and grows again: what the block has got since is zero, whatever lay there before. */
+static void zero_heap_grows_with_zeroes(void **state) {
+    (void)state;
+    static const size_t walk[] = {100, 40, 100, 30, 90, 5000, 3000, 4800, 2600, 70000, 40000, 60000, 200000, 150000, 190000,
+                                  MIB, MIB / 2, MIB, 20 * MIB, 18 * MIB, 30 * MIB, 17 * MIB, 20 * MIB, 100, 8192, 8000, 8190};
+    static const uint32_t more[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_SITES};
+    for (size_t f = 0; f < sizeof more / sizeof more[0]; f++) {
+        for (int scoped = 0; scoped < 3; scoped++) {
+            sagemem_heap *heap = heap_named("zero tails", SAGEMEM_HEAP_ZERO | more[f]);
+            for (int s = 0; s < scoped; s++) assert_int_equal(sagemem_scope_begin(heap, "tails", 0), SAGEMEM_OK);
+            for (size_t size = 16; size < 200000; size *= 3) soil(heap, size, 83);
+            size_t have = walk[0];
+            unsigned char *block = sagemem_alloc(heap, have, 83);
+            memset(block, 0xEE, have);
+            for (size_t i = 1; i < sizeof walk / sizeof walk[0]; i++) {
+                block = sagemem_realloc(heap, block, walk[i], SAGEMEM_TAG_SAME);
+                assert_non_null(block);
+                size_t kept = have < walk[i] ? have : walk[i];
+                if (!all_bytes(block, 0xEE, kept)) fail_msg("contents lost from %zu to %zu", have, walk[i]);
+                if (!all_bytes(block + kept, 0, walk[i] - kept)) fail_msg("tail not zero from %zu to %zu, scopes %d", have, walk[i], scoped);
+                memset(block, 0xEE, walk[i]);
+                have = walk[i];
+            }
+            sagemem_heap_destroy(heap);
+        }
+    }
+}
+
+static void zero_heap_keeps_with_zeroes(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("zero kept", SAGEMEM_HEAP_ZERO);
+    for (int i = 0; i < 10; i++) soil(heap, 48, 84);
+    void *pin[600]; /* the class has slab pages now, whose free blocks are soiled */
+    for (int i = 0; i < 600; i++) memset(pin[i] = sagemem_alloc(heap, 48, 84), 0xEE, 48);
+    for (int i = 0; i < 600; i += 2) sagemem_free(pin[i]);
+    sagemem_scope_begin(heap, "kept", 0);
+    for (int i = 0; i < 20; i++) {
+        unsigned char *block = sagemem_alloc(heap, 33, 84), *kept;
+        memset(block, 0x11, 33);
+        kept = sagemem_keep(block);
+        assert_non_null(kept);
+        assert_true(all_bytes(kept, 0x11, 33));
+        assert_true(all_bytes(kept + 33, 0, sagemem_size(kept) - 33));
+    }
+    sagemem_scope_end(heap);
+    sagemem_heap_destroy(heap);
+}
+
+static void zero_heap_stays_zero_when_a_shrink_cannot_move(void **state) {
+    (void)state;
+    sagemem_heap_desc desc = {0};
+    desc.flags = SAGEMEM_HEAP_ZERO;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    unsigned char *block = sagemem_alloc(heap, 8000, 85);
+    memset(block, 0xEE, 8000);
+    while (sagemem_alloc(heap, 3000, 86) != NULL)
+        if (stats_of(heap).held > 256 * KIB) sagemem_limit_set(heap, stats_of(heap).held);
+    unsigned char *small = sagemem_realloc(heap, block, 3000, SAGEMEM_TAG_SAME);
+    assert_non_null(small); /* too large is better than not at all */
+    sagemem_limit_set(heap, 0);
+    unsigned char *grown = sagemem_realloc(heap, small, 8000, SAGEMEM_TAG_SAME);
+    assert_true(all_bytes(grown, 0xEE, 3000));
+    assert_true(all_bytes(grown + 3000, 0, 5000));
+    sagemem_heap_destroy(heap);
+}

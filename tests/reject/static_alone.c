@@ -1,0 +1,3 @@
+// expect: sagemem: SAGEMEM_STATIC needs SAGEMEM_IMPLEMENTATION in the same file
+#define SAGEMEM_STATIC
+#include "sagemem.h"
