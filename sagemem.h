@@ -1520,7 +1520,8 @@ struct sagemem_heap {
     struct smi_page *remote_pages; /* slab pages with blocks freed by others */
     void *remote_blocks;           /* headered blocks freed by others, linked through their first word */
     smi_u64 sum, peak, epoch;      /* bytes in use, now if exact, else as last seen; most at once; number of that peak */
-    uint64_t scope_seen;           /* of sum: what the open scope had when it was last seen */
+    uint64_t exact_seen;           /* of sum: what the open scope, or all of an exact heap, had when it was last seen */
+    uint64_t peak_shown;           /* exact heap: the peak that those above have seen */
     struct sagemem_heap *chain;    /* the domain that counts this one's blocks too, with every block; or NULL */
     smi_lock lock;                 /* lists of pages, records and scopes, against readers */
     smi_lock use_lock;             /* shared: one thread at a time */
@@ -2336,6 +2337,11 @@ static void smi_domain_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
         if (left->chain != d) smi_domain_sum(left, tag, s);
 }
 
+static uint64_t smi_peak_of(const smi_domain *d) {
+    uint64_t peak = SMI_LOAD(&d->peak), sum = SMI_LOAD(&d->sum);
+    return sum > peak ? sum : peak;
+}
+
 /* -- Peaks of ordinary heaps, of heaps with children and of the process: seen when pages change hands. -------- */
 
 /* An account's peak is settled before anything in it changes. Under smi_stats_lock. */
@@ -2375,31 +2381,42 @@ static void smi_publish_tag(smi_domain *heap, sagemem_tag tag, smi_record *r, ui
     }
 }
 
-/* Brings the peaks of the heap and of all above it up to date. at_scope_peak: count the outermost scope as it
- * was at its own peak, which may lie between two looks. Under the heap's lock. */
-static void smi_publish(smi_domain *heap, bool at_scope_peak) {
-    const smi_domain *scope = heap->inner != NULL && heap->inner->chain != heap ? heap->inner : NULL;
+/* Brings the peaks of the heap and of all above it up to date. at_peak: an exact heap, or the outermost scope of
+ * another, is shown as it was at its own peak, which may lie between two looks. Under the heap's lock. */
+static void smi_publish(smi_domain *heap, bool at_peak) {
+    const smi_domain *exact = heap->exact ? heap : heap->inner != NULL && heap->inner->chain != heap ? heap->inner : NULL;
     smi_lock_take(&smi_stats_lock);
     for (smi_domain *a = heap->exact ? heap->parent : heap; a != NULL; a = a->parent)
         if (!a->exact) smi_account_settle(a);
-    heap->scope_seen = 0;
+    heap->exact_seen = 0;
     for (uint32_t t = 0; t < heap->groups_end * SMI_GROUP; t++) {
         sagemem_tag tag = (sagemem_tag)t;
         smi_record *r = smi_record_find(heap, tag); /* a scope's tags have one too: see smi_records_ready */
         if (r == NULL) continue;
-        smi_sums now = {0, 0, 0, 0}, inside = {0, 0, 0, 0};
+        smi_sums now = {0, 0, 0, 0};
         smi_domain_sum(heap, tag, &now);
-        const smi_record *in_scope = scope != NULL ? smi_record_find(scope, tag) : NULL;
-        if (in_scope != NULL) {
-            smi_record_sum(in_scope, &inside);
-            uint64_t counted = at_scope_peak ? smi_record_at_peak(scope, in_scope) : inside.bytes;
+        const smi_record *in_exact = exact != NULL ? smi_record_find(exact, tag) : NULL;
+        if (in_exact != NULL) {
+            smi_sums inside = {0, 0, 0, 0};
+            smi_record_sum(in_exact, &inside);
+            uint64_t counted = at_peak ? smi_record_at_peak(exact, in_exact) : inside.bytes;
             now.bytes += counted - inside.bytes;
-            heap->scope_seen += counted;
+            heap->exact_seen += counted;
         }
         smi_publish_tag(heap, tag, r, now.bytes, now.blocks);
     }
     heap->events = 0;
     smi_lock_give(&smi_stats_lock);
+}
+
+/* A scope ends: shows its peak, or that of its exact heap, to those that have not seen so much yet. Under the heap's lock. */
+static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
+    if (!heap->exact) {
+        if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->exact_seen + smi_peak_of(scope) > smi_peak_of(heap)) smi_publish(heap, true);
+    } else if (smi_peak_of(heap) > heap->peak_shown) {
+        heap->peak_shown = smi_peak_of(heap);
+        smi_publish(heap, true);
+    }
 }
 
 /* Called when a page of the heap changes hands or a slab page is exhausted. Looking costs a walk of the pages, so
@@ -3958,6 +3975,14 @@ static bool smi_reclaim(smi_domain *heap, uint32_t *step, uint64_t wanted) {
 
 static void smi_pressure_look(void);
 
+/* Adds to the message of a failure what the memory was wanted for. */
+static void smi_fail_for(size_t size, sagemem_tag tag) {
+    sagemem_error *error = &smi_mine.error;
+    size_t length = strlen(error->message);
+    if (error->status == SAGEMEM_E_LIMIT || error->status == SAGEMEM_E_NOMEM)
+        smi_text(error->message + length, sizeof error->message - length, " (for %zu bytes, tag '%s')", size, sagemem_tag_name(tag));
+}
+
 /* Everything that the short paths do not do. */
 SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool zero,
                                   const char *call) {
@@ -3981,6 +4006,7 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t s
             return block;
         }
         if (smi_reclaim(entered, &step, size)) continue;
+        smi_fail_for(size, tag);
         if (abort_on_nomem && smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
             smi_log(SAGEMEM_LOG_ERROR, "%s: %zu bytes for tag '%s': %s", call, size, sagemem_tag_name(tag), smi_mine.error.message);
             abort();
@@ -4053,6 +4079,11 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
         smi_slab_returned(d, page, 1);
         break;
     case SMI_CHUNK:
+        if (!d->exact && ref->size >= SMI_GRANULE) { /* as much as a page: the peak may be right before this */
+            smi_lock_take(&d->lock);
+            smi_event(d);
+            smi_lock_give(&d->lock);
+        }
         if (d->rare != NULL && ref->size <= SMI_SMALL_MAX) {
             smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
             if (rare->live > 0) rare->live--;
@@ -4277,11 +4308,6 @@ static void smi_scope_fold(smi_domain *scope) {
 
 static void smi_domain_dispose(smi_domain *d);
 
-static uint64_t smi_peak_of(const smi_domain *d) {
-    uint64_t peak = SMI_LOAD(&d->peak), sum = SMI_LOAD(&d->sum);
-    return sum > peak ? sum : peak;
-}
-
 /* Ends the innermost scope of a heap. */
 static void smi_scope_end(smi_domain *heap) {
     smi_domain *scope = heap->top;
@@ -4291,8 +4317,7 @@ static void smi_scope_end(smi_domain *heap) {
     scope->quarantine_first = scope->quarantine_last = NULL;
     scope->duration_ns = smi_os_now_ns() - scope->began_ns;
     smi_lock_take(&heap->lock);
-    if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->scope_seen + smi_peak_of(scope) > smi_peak_of(heap))
-        smi_publish(heap, true);
+    smi_publish_end(heap, scope);
     smi_scope_fold(scope);
     scope->outer->inner = NULL;
     heap->top = scope->outer;
@@ -4644,7 +4669,7 @@ static void smi_heap_clear(smi_domain *h) {
     smi_collect(h);
     if (smi_checked(h)) smi_domain_check(h, true);
     smi_lock_take(&h->lock);
-    smi_publish(h, false);
+    smi_publish(h, h->exact && smi_peak_of(h) > h->peak_shown);
     smi_lock_give(&h->lock);
     smi_page *gone = NULL;
     for (smi_domain *left; (left = h->left) != NULL;) {

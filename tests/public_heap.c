@@ -1371,3 +1371,1000 @@ static void zero_heap_stays_zero_when_a_shrink_cannot_move(void **state) {
     assert_true(all_bytes(grown + 3000, 0, 5000));
     sagemem_heap_destroy(heap);
 }
+
+/* -- Scopes --------------------------------------------------------------------------------------------- */
+
+static void scope_end_frees_what_is_in_it(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("scopes", 0);
+    char *outside = sagemem_alloc(heap, 1000, 1), *freed = sagemem_alloc(heap, 1000, 1);
+    paint(outside, 1000, 1);
+    assert_int_equal(sagemem_scope_begin(heap, "outer", 1), SAGEMEM_OK);
+    char *outer = sagemem_alloc(heap, 2000, 1);
+    paint(outer, 2000, 2);
+    assert_int_equal(sagemem_scope_begin(heap, "inner", 2), SAGEMEM_OK);
+    char *inner = sagemem_alloc(heap, 3000, 1);
+    assert_int_equal(stats_of(heap).scopes, 2);
+    assert_int_equal(stats_of(heap).blocks, 4);
+    sagemem_free(freed); /* from before, freed and resized inside */
+    outside = sagemem_realloc(heap, outside, 50000, SAGEMEM_TAG_SAME);
+    outer = sagemem_realloc(heap, outer, 60000, SAGEMEM_TAG_SAME);
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    assert_false(sagemem_owns(inner));
+    assert_true(painted(outer, 2000, 2));
+    assert_int_equal(stats_of(heap).blocks, 2);
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    assert_false(sagemem_owns(outer));
+    assert_true(painted(outside, 1000, 1));
+    assert_int_equal(stats_of(heap).blocks, 1);
+    assert_int_equal(stats_of(heap).used, sagemem_size(outside));
+    assert_int_equal(stats_of(heap).scopes, 0);
+    assert_int_equal(stats_of(heap).total_blocks, 4 + 2); /* two of the resizes moved to a new block */
+    sagemem_free(inner);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "inner 2");
+    sagemem_heap_destroy(heap);
+}
+
+static void scope_calls_refuse_bad_arguments(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("no scope", 0);
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_E_ARGUMENT);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, "call sagemem_scope_begin first");
+    assert_int_equal(sagemem_scope_begin(heap, NULL, 0), SAGEMEM_E_ARGUMENT);
+    assert_failed(SAGEMEM_E_ARGUMENT, "pass text");
+    assert_int_equal(sagemem_scope_begin(heap, "", 0), SAGEMEM_E_ARGUMENT);
+    assert_failed(SAGEMEM_E_ARGUMENT, "pass text");
+    assert_int_equal(sagemem_scope_defer(heap, free, NULL), SAGEMEM_E_ARGUMENT);
+    assert_failed(SAGEMEM_E_ARGUMENT, "call sagemem_scope_begin first");
+    assert_int_equal(sagemem_scope_limit(heap, 1), SAGEMEM_E_ARGUMENT);
+    assert_failed(SAGEMEM_E_ARGUMENT, "call sagemem_scope_begin first");
+    sagemem_scope_stats last;
+    sagemem_tag_stats tag;
+    assert_int_equal(sagemem_scope_get_last(heap, &last), SAGEMEM_E_NOT_FOUND);
+    assert_int_equal(sagemem_scope_tag_get_last(heap, 1, &tag), SAGEMEM_E_NOT_FOUND);
+    assert_int_equal(sagemem_scope_begin(heap, "one", 9), SAGEMEM_OK);
+    assert_int_equal(sagemem_scope_defer(heap, NULL, NULL), SAGEMEM_E_ARGUMENT);
+    assert_failed(SAGEMEM_E_ARGUMENT, "pass the function");
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    assert_int_equal(sagemem_scope_get_last(heap, NULL), SAGEMEM_E_ARGUMENT);
+    assert_int_equal(sagemem_scope_tag_get_last(heap, 1, NULL), SAGEMEM_E_ARGUMENT);
+    assert_int_equal(sagemem_scope_tag_get_last(heap, SAGEMEM_TAG_MAX + 1, &tag), SAGEMEM_E_ARGUMENT);
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_E_ARGUMENT);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, "one 9");
+    sagemem_heap_destroy(heap);
+}
+
+static void keep_goes_one_level_out(void **state) {
+    (void)state;
+    static const size_t sizes[] = {1, 100, 5000, 100000, 300000, 20 * MIB};
+    static const uint32_t flags[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED};
+    for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
+        sagemem_heap *heap = heap_named("keep", flags[f]);
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            sagemem_scope_begin(heap, "outer", 1);
+            sagemem_scope_begin(heap, "inner", 2);
+            void *block = sagemem_alloc(heap, sizes[i], 2), *twin = sagemem_alloc(heap, sizes[i], 2);
+            size_t size = sagemem_size(block);
+            paint(block, sizes[i], 4);
+            void *kept = sagemem_keep(block);
+            assert_non_null(kept);
+            /* a block with pages of its own is not copied */
+            if (sizes[i] > 256 * KIB && flags[f] != SAGEMEM_HEAP_SYSTEM) assert_ptr_equal(kept, block);
+            assert_int_equal(stats_of(heap).blocks, 2);
+            assert_int_equal(stats_of(heap).used, sagemem_size(kept) + size);
+            sagemem_scope_end(heap);
+            assert_false(sagemem_owns(twin));
+            assert_true(sagemem_owns(kept));
+            assert_true(painted(kept, sizes[i], 4));
+            kept = sagemem_keep(kept);
+            assert_non_null(kept);
+            sagemem_scope_end(heap);
+            assert_true(painted(kept, sizes[i], 4));
+            assert_int_equal(sagemem_tag_of(kept), 2);
+            assert_int_equal(stats_of(heap).used, sagemem_size(kept));
+            assert_ptr_equal(sagemem_keep(kept), kept); /* in no scope: unchanged */
+            sagemem_free(kept);
+            assert_int_equal(stats_of(heap).used, 0);
+        }
+        sagemem_heap_destroy(heap);
+    }
+    assert_int_equal(fault.count, 0);
+}
+
+static void keep_that_fails_changes_nothing(void **state) {
+    (void)state;
+    sagemem_heap_desc desc = {0};
+    desc.limit = 192 * KIB;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    sagemem_scope_begin(heap, "full", 0);
+    void *block = NULL, *more;
+    while ((more = sagemem_alloc(heap, 30000, 3)) != NULL) paint(block = more, 30000, 6);
+    assert_non_null(block);
+    sagemem_heap_stats before = stats_of(heap), after;
+    assert_null(sagemem_keep(block));
+    assert_failed(SAGEMEM_E_LIMIT, "sagemem_limit_set");
+    after = stats_of(heap);
+    assert_same_stats(&before, &after);
+    assert_true(sagemem_owns(block) && painted(block, 30000, 6));
+    sagemem_scope_end(heap);
+    assert_false(sagemem_owns(block));
+    sagemem_heap_destroy(heap);
+}
+
+static int order[16], ordered;
+static void note(void *ctx) { order[ordered++] = *(int *)ctx; }
+static int numbers[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+static void defer_runs_last_first(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("defer", 0);
+    for (int way = 0; way < 3; way++) { /* by end, reset, destroy */
+        ordered = 0;
+        sagemem_scope_begin(heap, "outer", 0);
+        for (int i = 0; i < 3; i++) assert_int_equal(sagemem_scope_defer(heap, note, &numbers[i]), SAGEMEM_OK);
+        sagemem_scope_begin(heap, "inner", 0);
+        for (int i = 3; i < 6; i++) assert_int_equal(sagemem_scope_defer(heap, note, &numbers[i]), SAGEMEM_OK);
+        assert_int_equal(ordered, 0);
+        if (way == 0) {
+            sagemem_scope_end(heap);
+            assert_int_equal(ordered, 3);
+            sagemem_scope_end(heap);
+        } else if (way == 1) {
+            sagemem_heap_reset(heap);
+        } else {
+            sagemem_heap_destroy(heap);
+        }
+        assert_int_equal(ordered, 6);
+        for (int i = 0; i < 6; i++) assert_int_equal(order[i], 5 - i);
+    }
+}
+
+struct cleaner {
+    sagemem_heap *heap;
+    char *block;
+    bool intact;
+};
+static void clean_with_the_block(void *ctx) {
+    struct cleaner *c = ctx;
+    c->intact = painted(c->block, 100, 8);
+    sagemem_free(c->block);
+    void *fresh = sagemem_alloc(c->heap, 50, 0);
+    c->intact &= fresh != NULL && sagemem_scope_defer(c->heap, note, &numbers[7]) == SAGEMEM_OK;
+}
+static void defer_may_use_the_scope(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("cleaned", 0);
+    struct cleaner c = {heap, NULL, false};
+    ordered = 0;
+    sagemem_scope_begin(heap, "cleaned", 0);
+    c.block = sagemem_alloc(heap, 100, 0);
+    paint(c.block, 100, 8);
+    sagemem_scope_defer(heap, clean_with_the_block, &c);
+    sagemem_scope_end(heap);
+    assert_true(c.intact);
+    assert_int_equal(ordered, 1); /* what a clean-up defers runs as well */
+    assert_int_equal(stats_of(heap).blocks, 0);
+    sagemem_heap_destroy(heap);
+    assert_int_equal(fault.count, 0);
+}
+
+static void clean_up_in_a_shared_heap(void) {
+    sagemem_heap_desc desc = {0};
+    desc.flags = SAGEMEM_HEAP_SHARED;
+    struct cleaner c = {sagemem_heap_create(&desc), NULL, false};
+    child_check(sagemem_scope_begin(c.heap, "shared", 0) == SAGEMEM_OK);
+    c.block = sagemem_alloc(c.heap, 100, 0);
+    paint(c.block, 100, 8);
+    child_check(sagemem_scope_defer(c.heap, clean_with_the_block, &c) == SAGEMEM_OK);
+    alarm(3);
+    child_check(sagemem_scope_end(c.heap) == SAGEMEM_OK);
+    child_check(c.intact);
+    sagemem_heap_destroy(c.heap);
+}
+static void defer_may_use_the_scope_of_a_shared_heap(void **state) {
+    (void)state;
+    assert_child_well(in_child(clean_up_in_a_shared_heap));
+}
+
+struct thread_scope {
+    sagemem_heap *heap;
+    void *block;
+};
+static void *end_with_open_scopes(void *ctx) {
+    struct thread_scope *t = ctx;
+    t->heap = heap_named("left open", 0);
+    sagemem_scope_begin(t->heap, "outer", 0);
+    sagemem_scope_defer(t->heap, note, &numbers[1]);
+    sagemem_scope_begin(t->heap, "inner", 0);
+    sagemem_scope_defer(t->heap, note, &numbers[2]);
+    t->block = sagemem_alloc(t->heap, 100, 0);
+    paint(t->block, 100, 3);
+    return NULL;
+}
+static void defer_runs_when_the_thread_ends(void **state) {
+    (void)state;
+    struct thread_scope t = {NULL, NULL};
+    ordered = 0;
+    on_thread(end_with_open_scopes, &t);
+    assert_int_equal(ordered, 2);
+    assert_int_equal(order[0], 2);
+    assert_int_equal(order[1], 1);
+    assert_true(painted(t.block, 100, 3)); /* its blocks stay */
+    assert_int_equal(stats_of(t.heap).blocks, 1);
+    assert_int_equal(sagemem_heap_adopt(t.heap), SAGEMEM_OK);
+    assert_non_null(sagemem_alloc(t.heap, 100, 0));
+    sagemem_free(t.block);
+    assert_int_equal(stats_of(t.heap).blocks, 1);
+    assert_int_equal(sagemem_heap_check(t.heap), 0);
+    sagemem_heap_destroy(t.heap);
+    assert_int_equal(ordered, 2);
+    assert_int_equal(fault.count, 0);
+}
+
+static void scope_limit_holds(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("limited scope", 0);
+    void *before = sagemem_alloc(heap, 2 * MIB, 0);
+    sagemem_scope_begin(heap, "limited", 3);
+    assert_int_equal(sagemem_scope_limit(heap, MIB), SAGEMEM_OK);
+    assert_null(sagemem_alloc(heap, 2 * MIB, 0));
+    assert_failed(SAGEMEM_E_LIMIT, "sagemem_scope_limit");
+    assert_says(sagemem_last_error()->message, "limited");
+    int blocks = 0;
+    while (sagemem_alloc(heap, 10000, 0) != NULL) blocks++;
+    assert_in_range(blocks, 80, 105);
+    sagemem_scope_begin(heap, "inside", 4); /* counts against the one around it */
+    assert_null(sagemem_alloc(heap, 300000, 0));
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    void *again = sagemem_realloc(heap, before, 4 * MIB, SAGEMEM_TAG_SAME); /* not in the scope */
+    assert_non_null(again);
+    assert_int_equal(sagemem_scope_limit(heap, 0), SAGEMEM_OK);
+    assert_non_null(sagemem_alloc(heap, 2 * MIB, 0));
+    sagemem_scope_end(heap);
+    sagemem_heap_destroy(heap);
+}
+
+static void scope_last_stats(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("last", 0);
+    sagemem_scope_stats last;
+    sagemem_tag_stats tag;
+    char kind[] = "kind";
+    sagemem_scope_begin(heap, kind, 42);
+    kind[0] = 'X';
+    void *a = sagemem_alloc(heap, 1000, 5), *b = sagemem_alloc(heap, 5000, 6);
+    uint64_t size_a = sagemem_size(a), size_b = sagemem_size(b);
+    sagemem_free(a);
+    void *c = sagemem_alloc(heap, 200, 5);
+    uint64_t size_c = sagemem_size(c);
+    sagemem_scope_end(heap);
+    assert_int_equal(sagemem_scope_get_last(heap, &last), SAGEMEM_OK);
+    assert_string_equal(last.kind, "kind");
+    assert_int_equal(last.id, 42);
+    assert_int_equal(last.used_peak, size_a + size_b);
+    assert_true(last.held_peak >= last.used_peak);
+    assert_int_equal(last.total_blocks, 3);
+    assert_true(last.duration_ns < (uint64_t)10 * 1000000000u);
+    assert_int_equal(sagemem_scope_tag_get_last(heap, 5, &tag), SAGEMEM_OK);
+    assert_int_equal(tag.peak, size_a);
+    assert_int_equal(tag.total_blocks, 2);
+    assert_int_equal(tag.total_bytes, size_a + size_c);
+    assert_int_equal(tag.peak_blocks, 1);
+    assert_int_equal(sagemem_scope_tag_get_last(heap, 4000, &tag), SAGEMEM_OK);
+    assert_int_equal(tag.total_blocks, 0);
+    sagemem_scope_begin(heap, "empty", 43);
+    sagemem_scope_end(heap);
+    assert_int_equal(sagemem_scope_get_last(heap, &last), SAGEMEM_OK);
+    assert_string_equal(last.kind, "empty");
+    assert_int_equal(last.total_blocks + last.used_peak, 0);
+    assert_int_equal(tag_stats_of(heap, 5).total_bytes, size_a + size_c); /* the heap's totals have taken over */
+    sagemem_heap_destroy(heap);
+}
+
+/* -- Other flags ---------------------------------------------------------------------------------------- */
+
+static void run_out_of_memory(void) {
+    sagemem_set_logger(NULL, NULL);
+    sagemem_heap_desc desc = {0};
+    desc.flags = SAGEMEM_HEAP_ABORT_ON_NOMEM;
+    desc.limit = MIB;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    child_check(sagemem_alloc(heap, most, 0) == NULL); /* a mistake in the arguments is no lack of memory */
+    child_check(sagemem_alloc(heap, 1000, 0) != NULL);
+    (void)!freopen("/dev/null", "w", stderr);
+    void *block = sagemem_alloc(heap, 2 * MIB, 0);
+    _exit(block == NULL ? 1 : 2);
+}
+static void run_out_of_memory_in_realloc(void) {
+    sagemem_heap_desc desc = {0};
+    desc.flags = SAGEMEM_HEAP_ABORT_ON_NOMEM;
+    desc.limit = MIB;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    void *block = sagemem_alloc(heap, 1000, 0);
+    block = sagemem_realloc(heap, block, 2 * MIB, SAGEMEM_TAG_SAME);
+    _exit(block == NULL ? 1 : 2);
+}
+static void abort_on_nomem_aborts(void **state) {
+    (void)state;
+    int status = in_child(run_out_of_memory);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    status = in_child(run_out_of_memory_in_realloc);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
+static void system_heap_takes_from_malloc(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("malloc", SAGEMEM_HEAP_SYSTEM);
+    void *blocks[3000];
+    for (size_t i = 0; i < 3000; i++) {
+        blocks[i] = sagemem_alloc(heap, i, (sagemem_tag)(i % 5));
+        assert_true(sagemem_size(blocks[i]) >= i && aligned_to(blocks[i], 16));
+        paint(blocks[i], i, 1);
+    }
+    assert_int_equal(stats_of(heap).blocks, 3000);
+    for (size_t i = 0; i < 3000; i += 2) sagemem_free(blocks[i]);
+    for (size_t i = 1; i < 3000; i += 2) assert_true(sagemem_owns(blocks[i]) && painted(blocks[i], i, 1));
+    sagemem_free(blocks[0]);
+    assert_int_equal(fault.count, 1);
+    fault.count = 0;
+    sagemem_heap_reset(heap);
+    assert_int_equal(stats_of(heap).held, 0);
+    sagemem_heap_destroy(heap);
+}
+
+enum { SHARED_THREADS = 4, SHARED_ROUNDS = 3000 };
+static void *use_shared(void *ctx) {
+    sagemem_heap *heap = ctx;
+    void *blocks[50] = {NULL};
+    uintptr_t bad = 0;
+    for (unsigned i = 0; i < SHARED_ROUNDS; i++) {
+        unsigned at = i * 7 % 50;
+        size_t size = i * 131 % 5000 + 16;
+        if (i % 3 == 0) blocks[at] = sagemem_realloc(heap, blocks[at], size, 5);
+        else sagemem_free(blocks[at]), blocks[at] = sagemem_calloc(heap, 1, size, 6);
+        if (blocks[at] == NULL) return (void *)1;
+        bad |= sagemem_size(blocks[at]) < size;
+        memset(blocks[at], (int)i, size);
+    }
+    for (int i = 0; i < 50; i++) sagemem_free(blocks[i]);
+    return (void *)bad;
+}
+static void shared_heap_is_for_all_threads(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_ZERO};
+    for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
+        sagemem_heap *heap = heap_named("for all", SAGEMEM_HEAP_SHARED | flags[f]);
+        pthread_t threads[SHARED_THREADS];
+        for (int t = 0; t < SHARED_THREADS; t++) assert_int_equal(pthread_create(&threads[t], NULL, use_shared, heap), 0);
+        for (int t = 0; t < SHARED_THREADS; t++) {
+            void *bad = NULL;
+            pthread_join(threads[t], &bad);
+            assert_null(bad);
+        }
+        assert_int_equal(stats_of(heap).used, 0);
+        assert_int_equal(stats_of(heap).blocks, 0);
+        assert_int_equal(sagemem_heap_check(heap), 0);
+        sagemem_heap_destroy(heap);
+    }
+    assert_int_equal(fault.count, 0);
+}
+
+static size_t resident(void) {
+    unsigned long pages = 0, total = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file == NULL) return 0;
+    if (fscanf(file, "%lu %lu", &total, &pages) != 2) pages = 0;
+    fclose(file);
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What stays resident of 24 MiB once everything is freed; the heap stays. */
+static size_t left_resident(uint32_t purge_delay_ms, size_t size) {
+    sagemem_trim();
+    sagemem_heap_desc desc = {0};
+    desc.purge_delay_ms = purge_delay_ms;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    assert_non_null(heap);
+    size_t before = resident(), count = 24 * MIB / size;
+    void **blocks = calloc(count, sizeof *blocks);
+    for (size_t i = 0; i < count; i++) memset(blocks[i] = sagemem_alloc(heap, size, 0), 1, size);
+    size_t full = resident();
+    if (full != 0) assert_true(full > before + 20 * MIB);
+    for (size_t i = 0; i < count; i++) sagemem_free(blocks[i]);
+    free(blocks);
+    size_t now = resident();
+    sagemem_heap_destroy(heap);
+    sagemem_trim();
+    return now > before ? now - before : 0;
+}
+static void purge_delay_decides_when_pages_go(void **state) {
+    (void)state;
+    if (watched() || resident() == 0) skip();
+    static const size_t sizes[] = {100, 5000, 100000, MIB};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        assert_true(left_resident((uint32_t)SAGEMEM_PURGE_NOW, sizes[i]) < 4 * MIB);
+        assert_true(left_resident((uint32_t)SAGEMEM_PURGE_NEVER, sizes[i]) > 16 * MIB);
+        assert_true(left_resident(0, sizes[i]) > 16 * MIB); /* a second has not gone by */
+    }
+}
+
+static void purge_now_holds_for_shrinking(void **state) {
+    (void)state;
+    if (watched() || resident() == 0) skip();
+    sagemem_trim();
+    sagemem_heap_desc desc = {0};
+    desc.purge_delay_ms = (uint32_t)SAGEMEM_PURGE_NOW;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    void *block = sagemem_alloc(heap, 12 * MIB, 0);
+    memset(block, 1, 12 * MIB);
+    size_t full = resident();
+    block = sagemem_realloc(heap, block, MIB, SAGEMEM_TAG_SAME);
+    assert_non_null(block);
+    assert_true(resident() + 8 * MIB < full);
+    sagemem_heap_destroy(heap);
+}
+
+static void trim_gives_pages_back(void **state) {
+    (void)state;
+    sagemem_trim();
+    sagemem_heap_desc desc = {0};
+    desc.purge_delay_ms = (uint32_t)SAGEMEM_PURGE_NEVER;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    void *block = sagemem_alloc(heap, 8 * MIB, 0);
+    memset(block, 1, 8 * MIB);
+    uint64_t held = stats_of(NULL).held;
+    size_t full = resident();
+    sagemem_free(block);
+    assert_true(stats_of(NULL).held + MIB > held); /* pages in the cache are held */
+    uint64_t given = sagemem_trim();
+    assert_true(given >= 8 * MIB);
+    assert_int_equal(stats_of(NULL).held, held - given);
+    assert_int_equal(sagemem_trim(), 0);
+    if (!watched() && full != 0) assert_true(resident() + 6 * MIB < full);
+    sagemem_heap_destroy(heap);
+}
+
+/* -- Sources -------------------------------------------------------------------------------------------- */
+
+/* A heap on this source is used in all ways. */
+static void use_heap_on(const sagemem_source *source, sagemem_heap *(*make)(const sagemem_source *)) {
+    sagemem_heap *heap = make(source);
+    assert_non_null(heap);
+    static const size_t sizes[] = {10, 100, 1000, 5000, 20000, 100000, 300000};
+    for (int round = 0; round < 3; round++) {
+        void *blocks[700];
+        for (size_t i = 0; i < 700; i++) {
+            size_t size = sizes[i % 4];
+            blocks[i] = sagemem_alloc(heap, size, 1);
+            assert_non_null(blocks[i]);
+            paint(blocks[i], size, (unsigned)i);
+        }
+        for (size_t i = 0; i < 700; i++) assert_true(painted(blocks[i], sizes[i % 4], (unsigned)i));
+        assert_int_equal(sagemem_heap_check(heap), 0);
+        for (size_t i = 0; i < 700; i++) sagemem_free(blocks[i]);
+        unsigned char *block = sagemem_calloc(heap, 1, 10, 2);
+        assert_true(all_bytes(block, 0, 10));
+        size_t have = 10;
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            block = sagemem_realloc(heap, block, sizes[i], SAGEMEM_TAG_SAME);
+            assert_non_null(block);
+            assert_true(all_bytes(block, 0, have));
+            memset(block, 0, have = sizes[i]);
+        }
+        unsigned char *zeroed = sagemem_calloc(heap, 1, 300000, 2);
+        assert_true(all_bytes(zeroed, 0, 300000));
+        memset(zeroed, 1, 300000);
+        sagemem_free(zeroed);
+        sagemem_free(block);
+        sagemem_scope_begin(heap, "on a source", 0);
+        for (int i = 0; i < 20; i++) assert_non_null(sagemem_alloc(heap, 3000, 3));
+        sagemem_scope_end(heap);
+        assert_int_equal(stats_of(heap).used, 0);
+        if (round == 1) sagemem_heap_reset(heap);
+    }
+    sagemem_heap_destroy(heap);
+}
+
+static sagemem_heap *plain_heap_on(const sagemem_source *source) {
+    sagemem_heap_desc desc = {0};
+    desc.source = source;
+    return sagemem_heap_create(&desc);
+}
+static sagemem_heap *checked_heap_on(const sagemem_source *source) {
+    sagemem_heap_desc desc = {0};
+    desc.source = source;
+    desc.flags = SAGEMEM_HEAP_CHECKED;
+    return sagemem_heap_create(&desc);
+}
+
+static void source_system(void **state) {
+    (void)state;
+    sagemem_source source = sagemem_source_system();
+    assert_true(source.page_size >= 4096);
+    use_heap_on(&source, plain_heap_on);
+    use_heap_on(&source, checked_heap_on);
+}
+
+static void use_huge_source_2_mib(void) {
+    sagemem_source source = sagemem_source_huge((size_t)2 * MIB);
+    child_check(source.page_size == 2 * MIB);
+    sagemem_heap_desc desc = {0};
+    desc.source = &source;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    static unsigned char *blocks[20000];
+    for (unsigned i = 0; i < 20000; i++) {
+        blocks[i] = sagemem_alloc(heap, 16, 1);
+        child_check(blocks[i] != NULL);
+        memset(blocks[i], (int)i, 16);
+    }
+    for (unsigned i = 0; i < 20000; i++) child_check(all_bytes(blocks[i], (int)(i & 0xFF), 16));
+    child_check(sagemem_heap_check(heap) == 0);
+    for (unsigned i = 0; i < 20000; i++) sagemem_free(blocks[i]);
+    void *large = sagemem_calloc(heap, 1, 3 * MIB, 1);
+    child_check(large != NULL && all_bytes(large, 0, 3 * MIB));
+    sagemem_heap_stats s;
+    child_check(sagemem_heap_get_stats(heap, &s) == SAGEMEM_OK && s.huge_page_bytes <= s.held && s.held % (2 * MIB) == 0);
+    sagemem_heap_destroy(heap);
+    child_check(fault.count == 0);
+}
+static void source_huge_2_mib(void **state) {
+    (void)state;
+    assert_child_well(in_child(use_huge_source_2_mib));
+}
+
+static void use_huge_source_1_gib(void) {
+    sagemem_source source = sagemem_source_huge((size_t)1 << 30);
+    sagemem_heap_desc desc = {0};
+    desc.source = &source;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    unsigned char *a = sagemem_alloc(heap, 100, 1), *b = sagemem_alloc(heap, 5000, 2), *c = sagemem_alloc(heap, 100, 3);
+    child_check(a != NULL && b != NULL && c != NULL);
+    paint(a, 100, 1);
+    paint(b, 5000, 2);
+    paint(c, 100, 3);
+    for (int i = 0; i < 2000; i++) child_check(sagemem_alloc(heap, 8, 4) != NULL);
+    child_check(sagemem_heap_check(heap) == 0);
+    child_check(painted(a, 100, 1) && painted(b, 5000, 2) && painted(c, 100, 3));
+    sagemem_scope_begin(heap, "1 GiB", 0);
+    for (int i = 0; i < 2000; i++) child_check(sagemem_alloc(heap, 5000, 4) != NULL);
+    sagemem_free(sagemem_alloc(heap, 200000, 4));
+    child_check(sagemem_heap_check(heap) == 0);
+    sagemem_scope_end(heap);
+    sagemem_heap_destroy(heap);
+    child_check(fault.count == 0);
+}
+static void source_huge_1_gib(void **state) {
+    (void)state;
+    if (sizeof(void *) == 4 || watched()) skip();
+    assert_child_well(in_child(use_huge_source_1_gib));
+}
+
+static void source_numa(void **state) {
+    (void)state;
+    sagemem_source preferred = sagemem_source_numa(0, SAGEMEM_NUMA_PREFERRED), all = sagemem_source_numa(0, SAGEMEM_NUMA_INTERLEAVE);
+    use_heap_on(&preferred, plain_heap_on);
+    use_heap_on(&all, plain_heap_on);
+    /* bound to a node: that node, or an ordinary failure */
+    for (int node = 0; node <= 1023; node += 1023) {
+        sagemem_source bound = sagemem_source_numa(node, SAGEMEM_NUMA_BIND);
+        sagemem_heap *heap = plain_heap_on(&bound);
+        void *block = sagemem_alloc(heap, 1000, 0);
+        if (block != NULL) memset(block, 1, 1000);
+        else assert_int_equal(sagemem_last_error()->status, SAGEMEM_E_NOMEM);
+        sagemem_heap_destroy(heap);
+    }
+}
+
+static void source_buffer_at_any_address(void **state) {
+    (void)state;
+    size_t size = 8 * MIB;
+    for (size_t shift = 0; shift < 3; shift++) {
+        char *memory = malloc(size + 3);
+        memset(memory, 0x77, size + 3); /* its content is undefined to the library */
+        sagemem_source *source = sagemem_source_buffer(memory + shift, size);
+        assert_non_null(source);
+        sagemem_heap *heap = plain_heap_on(source);
+        char *a = sagemem_alloc(heap, 100, 0), *b = sagemem_alloc(heap, 200000, 0), *c = sagemem_alloc(heap, MIB, 0);
+        char *blocks[] = {a, b, c};
+        for (int i = 0; i < 3; i++) assert_true(blocks[i] >= memory + shift && blocks[i] + sagemem_size(blocks[i]) <= memory + shift + size);
+        sagemem_heap_destroy(heap);
+        use_heap_on(source, plain_heap_on);
+        use_heap_on(source, checked_heap_on);
+        sagemem_source_destroy(source);
+        assert_true(memory[0] == 0x77 || shift == 0);
+        free(memory);
+    }
+    assert_int_equal(fault.count, 0);
+}
+
+static void source_buffer_is_exhausted(void **state) {
+    (void)state;
+    static char memory[256 * 1024];
+    sagemem_source *source = sagemem_source_buffer(memory, sizeof memory);
+    for (int round = 0; round < 3; round++) {
+        sagemem_heap *heap = plain_heap_on(source);
+        size_t blocks = 0, bytes = 0;
+        void *block;
+        while ((block = sagemem_alloc(heap, 1000, 1)) != NULL) {
+            assert_true((char *)block >= memory && (char *)block + sagemem_size(block) <= memory + sizeof memory);
+            memset(block, 1, sagemem_size(block));
+            blocks++;
+            bytes += sagemem_size(block);
+        }
+        assert_failed(SAGEMEM_E_NOMEM, "free memory");
+        assert_true(bytes > sizeof memory * 3 / 4);
+        assert_int_equal(stats_of(heap).blocks, blocks);
+        assert_true(stats_of(heap).held <= sizeof memory);
+        assert_null(sagemem_alloc(heap, sizeof memory, 1));
+        assert_null(sagemem_aligned_alloc(heap, MIB, 100000, 1));
+        sagemem_heap_destroy(heap);
+    }
+    sagemem_source_destroy(source);
+    assert_int_equal(fault.count, 0);
+}
+
+static void source_buffer_aligned_blocks(void **state) {
+    (void)state;
+    size_t size = 4 * MIB;
+    char *memory = malloc(size);
+    sagemem_source *source = sagemem_source_buffer(memory, size);
+    sagemem_heap *heap = plain_heap_on(source);
+    for (size_t alignment = 16; alignment <= MIB; alignment *= 2) {
+        void *block = sagemem_aligned_alloc(heap, alignment, 5000, 1);
+        assert_non_null(block);
+        assert_true(aligned_to(block, alignment));
+    }
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    sagemem_heap_destroy(heap);
+    sagemem_source_destroy(source);
+    free(memory);
+}
+
+/* Memory that itself comes from a heap is as good as any. */
+static void make_a_source_of_a_block(void) {
+    static const size_t sizes[] = {200 * KIB, MIB, 20 * MIB};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        char *memory = sagemem_alloc(NULL, sizes[i], 1), *before = sagemem_alloc(NULL, 100000, 1);
+        memset(memory, 1, sizes[i]);
+        sagemem_source *source = sagemem_source_buffer(memory, sizes[i]);
+        child_check(source != NULL);
+        sagemem_heap_desc desc = {0};
+        desc.source = source;
+        sagemem_heap *heap = sagemem_heap_create(&desc);
+        while (sagemem_alloc(heap, 1000, 2) != NULL) {
+        }
+        child_check(sagemem_heap_check(heap) == 0);
+        sagemem_heap_destroy(heap);
+        sagemem_source_destroy(source);
+        child_check(sagemem_owns(memory));
+        child_check(sagemem_size(memory) >= sizes[i]);
+        sagemem_free(memory);
+        sagemem_free(before);
+        child_check(fault.count == 0);
+    }
+}
+static void source_buffer_in_a_block(void **state) {
+    (void)state;
+    assert_child_well(in_child(make_a_source_of_a_block));
+}
+
+static void source_buffer_refuses_bad_memory(void **state) {
+    (void)state;
+    static char memory[80 * 1024];
+    assert_null(sagemem_source_buffer(NULL, MIB));
+    assert_failed(SAGEMEM_E_ARGUMENT, "64 KiB");
+    assert_null(sagemem_source_buffer(memory, 65535));
+    assert_failed(SAGEMEM_E_ARGUMENT, "64 KiB");
+    assert_null(sagemem_source_buffer(memory, 0));
+    assert_failed(SAGEMEM_E_ARGUMENT, "64 KiB");
+    assert_null(sagemem_source_buffer(memory, most));
+    assert_failed(SAGEMEM_E_ARGUMENT, "64 KiB");
+}
+
+static void source_in_use_is_not_destroyed(void **state) {
+    (void)state;
+    static char memory[256 * 1024];
+    sagemem_source *source = sagemem_source_buffer(memory, sizeof memory);
+    sagemem_heap_desc desc = {0};
+    desc.name = "user of the source";
+    desc.source = source;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    void *block = sagemem_alloc(heap, 100, 0);
+    sagemem_source_destroy(source);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, "user of the source");
+    assert_says(fault.error.message, "destroy it first");
+    assert_true(sagemem_owns(block));
+    sagemem_heap_destroy(heap);
+    sagemem_source_destroy(source);
+    assert_int_equal(fault.count, 0);
+    sagemem_source_destroy(NULL);
+    sagemem_source by_value = sagemem_source_system();
+    by_value.ctx = &by_value;
+    sagemem_source_destroy(&by_value);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, "not destroyed");
+}
+
+static void source_file_holds_the_pages(void **state) {
+    (void)state;
+    char directory[] = "/tmp/sagemem-XXXXXX", path[64];
+    assert_non_null(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/pages", directory);
+    sagemem_source *source = sagemem_source_file(path, 8 * MIB);
+    assert_non_null(source);
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    assert_true((uint64_t)info.st_size <= 8 * MIB);
+    assert_int_equal(info.st_mode & 077, 0); /* for the owner alone */
+    assert_true((uint64_t)info.st_blocks * 512 < MIB); /* sparse */
+    sagemem_heap *heap = plain_heap_on(source);
+    void *block = sagemem_alloc(heap, 2 * MIB, 0);
+    memset(block, 0x5A, 2 * MIB);
+    msync((void *)((uintptr_t)block & ~(uintptr_t)4095), 4096, MS_SYNC);
+    assert_int_equal(stat(path, &info), 0);
+    assert_true((uint64_t)info.st_blocks * 512 >= 2 * MIB);
+    FILE *file = fopen(path, "r");
+    int found = 0;
+    for (int c; (c = getc(file)) != EOF && found < 100;) found += c == 0x5A;
+    fclose(file);
+    assert_int_equal(found, 100); /* the block is in the file */
+    assert_null(sagemem_alloc(heap, 8 * MIB, 0));
+    assert_failed(SAGEMEM_E_NOMEM, "free memory");
+    sagemem_free(block);
+    sagemem_heap_destroy(heap);
+    use_heap_on(source, plain_heap_on);
+    sagemem_source_destroy(source);
+    assert_int_not_equal(stat(path, &info), 0);
+    rmdir(directory);
+}
+
+static void source_file_limit_is_exact_at_most(void **state) {
+    (void)state;
+    char directory[] = "/tmp/sagemem-XXXXXX", path[64];
+    assert_non_null(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/pages", directory);
+    sagemem_source *source = sagemem_source_file(path, 64 * KIB);
+    assert_non_null(source);
+    sagemem_heap *heap = plain_heap_on(source);
+    uint64_t bytes = 0;
+    for (void *block; (block = sagemem_alloc(heap, 1000, 0)) != NULL;) bytes += sagemem_size(block);
+    assert_true(bytes <= 64 * KIB && bytes >= 44 * KIB);
+    sagemem_heap_destroy(heap);
+    sagemem_source_destroy(source);
+    rmdir(directory);
+}
+
+static void source_file_refuses_bad_paths(void **state) {
+    (void)state;
+    static char long_path[1000];
+    memset(long_path, 'x', sizeof long_path - 1);
+    assert_null(sagemem_source_file(NULL, MIB));
+    assert_failed(SAGEMEM_E_ARGUMENT, "needs a path");
+    assert_null(sagemem_source_file("/tmp/x", 1000));
+    assert_failed(SAGEMEM_E_ARGUMENT, "64 KiB");
+    assert_null(sagemem_source_file(long_path, MIB));
+    assert_failed(SAGEMEM_E_ARGUMENT, "511 bytes");
+    assert_null(sagemem_source_file("/does/not/exist/pages", MIB));
+    assert_int_equal(sagemem_last_error()->status, SAGEMEM_E_IO);
+    assert_int_not_equal(sagemem_last_error()->os_error, 0);
+    assert_null(sagemem_source_file("/tmp", MIB));
+    assert_int_equal(sagemem_last_error()->status, SAGEMEM_E_IO);
+}
+
+struct counting {
+    int maps, unmaps, fail_from, shift;
+    size_t mapped, page_size, least_alignment;
+};
+static void *counting_map(void *ctx, size_t size, size_t alignment) {
+    struct counting *c = ctx;
+    if (c->fail_from != 0 && c->maps + 1 >= c->fail_from) return NULL;
+    if (size % c->page_size != 0) return NULL;
+    c->maps++;
+    c->mapped += size;
+    if (alignment < c->least_alignment) c->least_alignment = alignment;
+    char *memory = aligned_alloc(alignment > 65536 ? alignment : 65536, size + 65536);
+    if (memory == NULL) return NULL;
+    memset(memory, 0, size + 65536);
+    return memory + c->shift;
+}
+static void counting_unmap(void *ctx, void *pages, size_t size) {
+    struct counting *c = ctx;
+    c->unmaps++;
+    c->mapped -= size;
+    free((char *)pages - c->shift);
+}
+
+static void own_source_is_balanced(void **state) {
+    (void)state;
+    for (size_t page_size = 4096; page_size <= 65536; page_size *= 4) {
+        struct counting c = {0, 0, 0, 0, 0, page_size, SIZE_MAX};
+        sagemem_source source = {counting_map, counting_unmap, NULL, page_size, &c};
+        use_heap_on(&source, plain_heap_on);
+        assert_true(c.maps > 0);
+        assert_int_equal(c.maps, c.unmaps);
+        assert_int_equal(c.mapped, 0);
+        assert_true(c.least_alignment >= page_size || c.least_alignment >= 16384);
+        sagemem_heap *heap = plain_heap_on(&source);
+        assert_non_null(sagemem_alloc(heap, MIB, 0));
+        assert_int_equal(stats_of(heap).held, c.mapped);
+        sagemem_heap_destroy(heap);
+        assert_int_equal(c.mapped, 0);
+    }
+}
+
+/* Pages larger than anything the library cuts up. */
+static void use_large_pages(void) {
+    for (size_t page_size = 128 * KIB; page_size <= 4 * MIB; page_size *= 2) {
+        struct counting c = {0, 0, 0, 0, 0, page_size, SIZE_MAX};
+        sagemem_source source = {counting_map, counting_unmap, NULL, page_size, &c};
+        sagemem_heap *heap = plain_heap_on(&source);
+        for (int i = 0; i < 3000; i++) {
+            unsigned char *block = sagemem_alloc(heap, 16, 1);
+            child_check(block != NULL);
+            memset(block, 1, 16);
+        }
+        child_check(sagemem_heap_check(heap) == 0);
+        struct visited v;
+        memset(&v, 0, sizeof v);
+        sagemem_heap_visit(heap, on_visit, &v);
+        child_check(v.blocks == 3000);
+        sagemem_heap_destroy(heap);
+        child_check(c.mapped == 0 && c.maps == c.unmaps);
+    }
+}
+static void own_source_with_large_pages(void **state) {
+    (void)state;
+    assert_child_well(in_child(use_large_pages));
+}
+
+static void own_source_that_fails(void **state) {
+    (void)state;
+    for (int from = 1; from < 6; from++) {
+        struct counting c = {0, 0, from, 0, 0, 4096, SIZE_MAX};
+        sagemem_source source = {counting_map, counting_unmap, NULL, 4096, &c};
+        sagemem_heap *heap = plain_heap_on(&source);
+        void *last = NULL;
+        for (void *block; (block = sagemem_alloc(heap, 200000, 1)) != NULL;) paint(last = block, 200000, 1);
+        assert_failed(SAGEMEM_E_NOMEM, "free memory");
+        sagemem_heap_stats before = stats_of(heap), after;
+        assert_null(sagemem_alloc(heap, 300000, 1));
+        if (last != NULL) assert_null(sagemem_realloc(heap, last, 400000, SAGEMEM_TAG_SAME));
+        after = stats_of(heap);
+        assert_same_stats(&before, &after);
+        if (last != NULL) assert_true(painted(last, 200000, 1));
+        c.fail_from = 0;
+        assert_non_null(sagemem_alloc(heap, 300000, 1)); /* and it can be repeated */
+        sagemem_heap_destroy(heap);
+        assert_int_equal(c.maps, c.unmaps);
+    }
+}
+
+static void own_source_that_fails_leaves_the_reserve(void **state) {
+    (void)state;
+    struct counting c = {0, 0, 1, 0, 0, 4096, SIZE_MAX};
+    sagemem_source source = {counting_map, counting_unmap, NULL, 4096, &c};
+    sagemem_heap *heap = plain_heap_on(&source);
+    assert_int_equal(sagemem_reserve(heap, MIB), SAGEMEM_OK);
+    sagemem_heap_stats before = stats_of(heap), after;
+    assert_null(sagemem_alloc(heap, 300000, 1));
+    assert_failed(SAGEMEM_E_NOMEM, "free memory");
+    after = stats_of(heap);
+    assert_same_stats(&before, &after);
+    sagemem_heap_destroy(heap);
+}
+
+static void own_source_that_misaligns(void **state) {
+    (void)state;
+    static const int shifts[] = {8, 64, 4096, 8192};
+    for (size_t i = 0; i < sizeof shifts / sizeof shifts[0]; i++) {
+        struct counting c = {0, 0, 0, shifts[i], 0, 4096, SIZE_MAX};
+        sagemem_source source = {counting_map, counting_unmap, NULL, 4096, &c};
+        sagemem_heap *heap = plain_heap_on(&source);
+        sagemem_heap_stats before = stats_of(heap), after;
+        assert_null(sagemem_alloc(heap, 100, 1));
+        assert_failed(SAGEMEM_E_ARGUMENT, "multiple of");
+        assert_null(sagemem_alloc(heap, MIB, 1));
+        assert_failed(SAGEMEM_E_ARGUMENT, "multiple of");
+        assert_int_equal(c.maps, c.unmaps);
+        after = stats_of(heap);
+        assert_int_equal(after.held, before.held);
+        assert_int_equal(after.used, 0);
+        sagemem_heap_destroy(heap);
+        assert_int_equal(c.mapped, 0);
+    }
+}
+
+/* -- File and line, from here on passed by the short calls ------------------------------------------------ */
+
+#define SAGEMEM_SITES
+#include "sagemem.h"
+
+struct site_seen {
+    int blocks, with_file, line[8];
+};
+static void on_site(void *ctx, const sagemem_block_info *info) {
+    struct site_seen *s = ctx;
+    s->blocks++;
+    if (info->file == NULL || strstr(info->file, "public_heap.c") == NULL) return;
+    s->with_file++;
+    if (info->tag < 8) s->line[info->tag] = info->line;
+}
+
+static void sites_are_remembered(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES | SAGEMEM_HEAP_SYSTEM, 0};
+    for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
+        sagemem_heap *heap = heap_named("sites", flags[f]);
+        int line = __LINE__;
+        void *a = sagemem_alloc(heap, 100, 1);
+        void *b = sagemem_calloc(heap, 10, 10, 2);
+        void *c = sagemem_realloc(heap, NULL, 100, 3);
+        char *d = sagemem_strdup(heap, "text", 4);
+        void *e = sagemem_alloc(heap, MIB, 5);
+        void *g = sagemem_alloc(heap, 10, 6);
+        g = sagemem_realloc(heap, g, 5000, SAGEMEM_TAG_SAME);
+        void *plain = (sagemem_alloc)(heap, 100, 7); /* not through the macro */
+        struct site_seen s;
+        memset(&s, 0, sizeof s);
+        sagemem_heap_visit(heap, on_site, &s);
+        assert_int_equal(s.blocks, 7);
+        if (flags[f] == 0) {
+            assert_int_equal(s.with_file, 0);
+        } else {
+            assert_int_equal(s.with_file, 6);
+            for (int i = 1; i <= 5; i++) assert_int_equal(s.line[i], line + i);
+            assert_int_equal(s.line[6], line + 7);
+        }
+        assert_true(a && b && c && d && e && g && plain);
+        sagemem_heap_destroy(heap);
+    }
+}
+
+static void sites_are_in_messages(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_named("sites", SAGEMEM_HEAP_CHECKED);
+    char *block = sagemem_alloc(heap, 100, 1);
+    char at[64];
+    snprintf(at, sizeof at, "public_heap.c:%d", __LINE__ - 2);
+    sagemem_free(block + 16);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, at);
+    sagemem_free(block);
+    snprintf(at, sizeof at, "public_heap.c:%d", __LINE__ - 1);
+    sagemem_free(block);
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, at);
+    sagemem_heap_destroy(heap);
+}
+
+int main(void) {
+#define T(name) cmocka_unit_test_setup(name, setup)
+    static const struct CMUnitTest tests[] = {
+        T(tag_has_one_name), T(tag_name_counts_63_bytes), T(tag_without_a_name_is_refused), T(tag_names_of_numbers),
+        T(tag_define_names_an_enum), T(tag_define_refuses_a_second_name), T(tag_define_refuses_other_numbers),
+        T(tag_is_the_same_on_all_threads), T(tag_table_fills_up),
+        T(heap_desc_defaults_are_resolved), T(heap_desc_is_read_back), T(heap_get_desc_of_the_default), T(heap_create_refuses_bad_descs),
+        T(heap_destroy_frees_everything), T(heap_destroyed_is_stale), T(heap_null_is_misuse_where_it_matters),
+        T(heap_that_is_none_is_foreign), T(heap_with_children_is_not_destroyed), T(heap_reset_keeps_the_heap),
+        T(heap_adopt_changes_the_owner), T(heap_adopt_refuses_a_living_default), T(heap_of_another_thread_is_busy),
+        T(heap_default_is_configured), T(heap_default_is_the_threads_own),
+        T(alloc_every_size), T(alloc_size_zero_is_a_block), T(alloc_refuses_bad_requests),
+        T(alloc_that_the_system_refuses_changes_nothing), T(calloc_zeroes_memory_used_before), T(aligned_alloc_every_power),
+        T(aligned_alloc_refuses_others), T(aligned_alloc_of_a_page_costs_little), T(realloc_keeps_contents_and_counts),
+        T(realloc_changes_the_tag), T(realloc_of_null_allocates), T(realloc_in_place_where_it_can), T(realloc_of_bad_pointers),
+        T(memdup_and_strdup_copy), T(new_is_typed_and_zeroed), T(allocator_is_the_heap),
+        T(owns_is_never_wrong), T(bad_pointers_go_to_the_handler), T(heap_freed_as_a_block_is_foreign), T(double_free_is_stale),
+        T(interior_pointer_is_foreign), T(message_with_long_names_is_cut), T(move_changes_the_heap), T(heap_visit_sees_every_live_block),
+        T(checked_heap_sees_over_and_underflow), T(checked_heap_sees_late_writes),
+        T(zero_heap_gives_zeroes), T(zero_heap_gives_zeroes_in_scopes), T(zero_heap_grows_with_zeroes), T(zero_heap_keeps_with_zeroes),
+        T(zero_heap_stays_zero_when_a_shrink_cannot_move),
+        T(scope_end_frees_what_is_in_it), T(scope_calls_refuse_bad_arguments), T(keep_goes_one_level_out), T(keep_that_fails_changes_nothing),
+        T(defer_runs_last_first), T(defer_may_use_the_scope), T(defer_may_use_the_scope_of_a_shared_heap),
+        T(defer_runs_when_the_thread_ends), T(scope_limit_holds), T(scope_last_stats),
+        T(abort_on_nomem_aborts), T(system_heap_takes_from_malloc), T(shared_heap_is_for_all_threads),
+        T(purge_delay_decides_when_pages_go), T(purge_now_holds_for_shrinking), T(trim_gives_pages_back),
+        T(source_system), T(source_huge_2_mib), T(source_huge_1_gib), T(source_numa), T(source_buffer_at_any_address),
+        T(source_buffer_is_exhausted), T(source_buffer_aligned_blocks), T(source_buffer_in_a_block), T(source_buffer_refuses_bad_memory),
+        T(source_in_use_is_not_destroyed), T(source_file_holds_the_pages), T(source_file_limit_is_exact_at_most),
+        T(source_file_refuses_bad_paths), T(own_source_is_balanced), T(own_source_with_large_pages), T(own_source_that_fails),
+        T(own_source_that_fails_leaves_the_reserve), T(own_source_that_misaligns), T(sites_are_remembered), T(sites_are_in_messages),
+    };
+    return cmocka_run_group_tests_name("public_heap", tests, NULL, NULL);
+}
