@@ -137,7 +137,7 @@ run-forest: $(BUILD)/forest
 # -- Checking: independent stages, the longest first ------------------------------------------------------
 
 STAGES = valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
-         $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 $(addprefix reject-,$(COMPILERS))
+         $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 mingw $(addprefix reject-,$(COMPILERS))
 
 asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 slow = SAGEMEM_TEST_SLOW=1 TEST_TIMEOUT=600 $(MAKE) --no-print-directory test WERROR=-Werror CFLAGS='-O1 -g'
@@ -199,3 +199,7 @@ in-i386:
 	else mkdir -p $(BUILD)/i386 && \
 	  $$cc -m32 -O2 $(WARNINGS) -Werror -I. -pthread -o $(BUILD)/i386/user tests/compile/user_a.c tests/compile/user_b.c tests/implementation.c -lm && \
 	  $(BUILD)/i386/user && echo 'without the cmocka tests: no 32-bit cmocka here'; fi
+
+in-mingw:
+	@cc=x86_64-w64-mingw32-gcc; if ! command -v $$cc >/dev/null; then echo 'skipped: MinGW-w64 is not installed'; \
+	else mkdir -p $(BUILD)/mingw && $$cc -std=gnu11 -O2 $(WARNINGS) -Werror -I. -c -o $(BUILD)/mingw/implementation.o tests/implementation.c; fi

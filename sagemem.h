@@ -771,6 +771,10 @@ SMI_INLINE uintptr_t smi_self(void) {
     return self;
 #elif defined(__aarch64__) && !defined(_WIN32)
     return (uintptr_t)__builtin_thread_pointer();
+#elif defined(__x86_64__) && defined(_WIN32)
+    uintptr_t self;
+    __asm__("movq %%gs:0x30, %0" : "=r"(self)); /* NtCurrentTeb() */
+    return self;
 #elif defined(_WIN32)
     return (uintptr_t)NtCurrentTeb();
 #else
@@ -3720,7 +3724,8 @@ static sagemem_status smi_resolve_or_fault(const void *p, smi_ref *ref, const ch
         SMI_ASSUME(ref->domain != NULL && (ref->page == NULL || ref->page->kind != SMI_CHUNK || ref->header != NULL));
         return SAGEMEM_OK;
     }
-    return smi_fault(status == SAGEMEM_E_CORRUPT ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
+    smi_fault(status == SAGEMEM_E_CORRUPT ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
+    return status;
 }
 
 /* -- Blocks freed by other threads. A slab block goes to its page's list, the page to its heap's list when it had none;
@@ -4276,6 +4281,7 @@ static void smi_scope_drop_pages(smi_domain *scope) {
             smi_span_free(scope, page);
             continue;
         }
+        smi_uncharge(&scope->budget, page->bytes, &heap->budget); /* the heap goes on holding it */
         page->kind = SMI_SPARE;
         page->file = scope != heap ? scope->name : NULL;
         page->id = scope->id;
@@ -5284,13 +5290,13 @@ SAGEMEM_API void sagemem_heap_visit(sagemem_heap *heap, void (*visit)(void *ctx,
 
 /* -- Carrying blocks about --------------------------------------------------------------------------------------- */
 
-/* Looks a block up for a call that changes it: the heap is entered. False: the fault handler was called. */
-static bool smi_enter_block(void *block, smi_ref *ref, const char *call) {
-    if (smi_resolve_or_fault(block, ref, call) != SAGEMEM_OK) return false;
-    if (smi_enter(ref->domain->base, call) == NULL) return false;
-    if (smi_resolve_or_fault(block, ref, call) == SAGEMEM_OK) return true; /* once more: a shared heap is locked only now */
-    smi_leave(ref->domain->base);
-    return false;
+/* Looks a block up for a call that changes it: its heap, entered, or NULL: the fault handler was called. */
+static smi_domain *smi_enter_block(void *block, smi_ref *ref, const char *call) {
+    if (smi_resolve_or_fault(block, ref, call) != SAGEMEM_OK) return NULL;
+    smi_domain *heap = smi_enter(ref->domain->base, call);
+    if (heap == NULL || smi_resolve_or_fault(block, ref, call) == SAGEMEM_OK) return heap; /* once more: a shared heap is locked only now */
+    smi_leave(heap);
+    return NULL;
 }
 
 /* A huge block changes its domain and keeps its pages. */
@@ -5308,7 +5314,8 @@ static void smi_huge_move_out(smi_page *page, smi_domain *from, smi_domain *to) 
 SAGEMEM_API void *sagemem_keep(void *block) {
     const char *call = "sagemem_keep";
     smi_ref ref;
-    if (!smi_enter_block(block, &ref, call)) return NULL;
+    smi_domain *heap = smi_enter_block(block, &ref, call);
+    if (heap == NULL) return NULL;
     smi_domain *from = ref.domain, *to = from->outer;
     void *result = to == NULL ? block : NULL;
     if (to != NULL && smi_records_ready(to, ref.tag)) {
@@ -5326,7 +5333,7 @@ SAGEMEM_API void *sagemem_keep(void *block) {
             }
         }
     }
-    smi_leave(from->base);
+    smi_leave(heap);
     return result;
 }
 
