@@ -647,7 +647,7 @@ SAGEMEM_API SAGEMEM_NODISCARD char *sagemem_strdup_at(sagemem_heap *heap, const 
 /* Names the version in every object file: mixing versions of this header in one program does not link. */
 #ifndef SAGEMEM_STATIC
 SAGEMEM_API const char *sagemem_version_0_1(void);
-static const char *(*const sagemem_version_wanted)(void) __attribute__((__used__)) = sagemem_version_0_1;
+static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)) = sagemem_version_0_1;
 #endif
 
 #ifdef __cplusplus
@@ -1316,7 +1316,8 @@ static void smi_set_error(sagemem_status status, int os_error, const char *call,
 }
 
 /* snprintf, where a text that is cut at the end still says what it should. */
-SAGEMEM_PRINTF(3, 4) SMI_NOINLINE void smi_text(char *text, size_t size, const char *format, ...) {
+SAGEMEM_PRINTF(3, 4)
+SMI_NOINLINE void smi_text(char *text, size_t size, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(text, size, format, args);
@@ -1401,7 +1402,8 @@ enum {
     SMI_EXACT_MAX = 1024, /* classes are multiples of 16 up to here, then 32 to a doubling (3 % apart) */
     SMI_CLASSES = 161,
     SMI_SLAB_MAX = 65536,          /* largest slab page */
-    SMI_CHUNK_MAX = 1 << 20,       /* largest chunk */
+    SMI_CHUNK_MAX = 1 << 20,       /* largest chunk, unless a source's pages are larger; */
+    SMI_CHUNK_END = 1 << 24,       /* of those not more is used: units have 20 bits */
     SMI_CHUNK_BLOCK_MAX = 1 << 18, /* blocks above have pages of their own */
     SMI_LISTS = 124,               /* free lists of a chunk domain, see smi_list_of */
     SMI_SPAN_MAX = 1 << 24,        /* spans above are mappings of their own, grown with mremap */
@@ -1409,7 +1411,7 @@ enum {
     SMI_TAGS = SAGEMEM_TAG_MAX + 1,
     SMI_GROUP = 16, /* records are made for this many neighbouring tags at once */
     SMI_GROUPS = SMI_TAGS / SMI_GROUP,
-    SMI_RARE = 1024, /* counters that decide when a (tag, class) gets slab pages */
+    SMI_RARE = 1024,         /* counters that decide when a (tag, class) gets slab pages */
     SMI_RARE_PERIOD = 32768, /* allocations after which what was recent counts half */
     SMI_NAME_MAX = 64,
     SMI_RECLAIMERS = 64
@@ -1516,6 +1518,7 @@ struct sagemem_heap {
     uint32_t bins_count;
     bool fast;                /* slab pages, short paths */
     bool slab;                /* slab pages */
+    bool bump_fast;           /* scope: short paths */
     bool bump;                /* scope: freed small blocks stay apart, for the exact size */
     bool exact;               /* peaks are kept with every block */
     char *bump_at, *bump_end; /* chunk domain: room at the end of `chunk` */
@@ -1528,7 +1531,9 @@ struct sagemem_heap {
     uint64_t peak_shown;           /* exact heap: the peak that those above have seen */
     struct sagemem_heap *chain;    /* the domain that counts this one's blocks too, with every block; or NULL */
     smi_lock lock;                 /* lists of pages, records and scopes, against readers */
-    smi_lock use_lock;             /* shared: one thread at a time */
+    smi_lock use_lock;             /* shared: one thread at a time, */
+    uintptr_t user;                /* this one, */
+    uint32_t uses;                 /* so many calls deep: clean-ups and visitors may use the heap */
     /* identity */
     struct sagemem_heap *base;          /* the heap; itself unless a scope */
     struct sagemem_heap *outer, *inner; /* enclosing and enclosed domain */
@@ -1592,31 +1597,84 @@ static bool smi_budget_add(smi_budget *b, uint64_t n) {
         uint64_t limit = SMI_LOAD(&b->limit);
         if (held + n < held || (limit != 0 && held + n > limit)) return false;
     } while (!SMI_CAS(&b->held, &held, held + n));
-    smi_u64 peak = SMI_LOAD(&b->peak);
-    while (peak < held + n && !SMI_CAS(&b->peak, &peak, held + n)) {
+    return true;
+}
+
+/* Notes new peaks, once what was charged has been obtained. */
+static void smi_budget_peak(smi_budget *b) {
+    for (; b != NULL; b = b->up) {
+        uint64_t held = SMI_LOAD(&b->held);
+        smi_u64 peak = SMI_LOAD(&b->peak);
+        while (peak < held && !SMI_CAS(&b->peak, &peak, held)) {
+        }
+    }
+}
+
+/* What a charge did, so that it can be taken back to the last reserved byte. */
+enum { SMI_DRAWS = 4 }; /* levels whose reserve one charge may draw on */
+typedef struct smi_claim {
+    smi_budget *first, *met; /* where it was made; whose limit would have been exceeded */
+    uint64_t bytes, cached;
+    int count;
+    struct {
+        smi_budget *from;
+        uint64_t bytes;
+    } drawn[SMI_DRAWS];
+} smi_claim;
+
+/* Takes a claim back, up to but not including `stop`. */
+static void smi_claim_undo(const smi_claim *c, const smi_budget *stop) {
+    uint64_t n = c->bytes;
+    int i = 0;
+    for (smi_budget *b = c->first; b != stop && (n > 0 || c->cached > 0); b = b->up) {
+        if (b->up == NULL && c->cached >= n) {
+            SMI_ATOMIC_ADD(&b->held, c->cached - n);
+            return;
+        }
+        if (b->up == NULL) n -= c->cached;
+        uint64_t drawn = i < c->count && c->drawn[i].from == b ? c->drawn[i++].bytes : 0;
+        SMI_ATOMIC_SUB(&b->held, n - drawn);
+        SMI_ATOMIC_ADD(&b->reserved, drawn);
+        n -= drawn;
+    }
+}
+
+/* Charges n bytes here and everywhere above, or nowhere. `cached` of them are counted in the process already: they
+ * come out of its cache of free pages. */
+static bool smi_charge(smi_budget *first, uint64_t n, uint64_t cached, smi_claim *c) {
+    c->first = first;
+    c->met = NULL;
+    c->bytes = n;
+    c->cached = cached;
+    c->count = 0;
+    for (smi_budget *b = first; b != NULL && (n > 0 || cached > 0); b = b->up) {
+        if (b->up == NULL && cached >= n) {
+            SMI_ATOMIC_SUB(&b->held, cached - n);
+            return true;
+        }
+        if (b->up == NULL) n -= cached;
+        uint64_t drawn = c->count < SMI_DRAWS ? smi_budget_draw(b, n) : 0;
+        if (n > drawn && !smi_budget_add(b, n - drawn)) {
+            SMI_ATOMIC_ADD(&b->reserved, drawn);
+            smi_claim_undo(c, b);
+            c->met = b;
+            return false;
+        }
+        if (drawn > 0) {
+            c->drawn[c->count].from = b;
+            c->drawn[c->count++].bytes = drawn;
+        }
+        n -= drawn;
     }
     return true;
 }
 
-/* Charges n bytes here and everywhere above, or nowhere. `cached` of them are counted in the process already:
- * they come out of its cache of free pages. *met: the budget whose limit would be exceeded. */
-static bool smi_charge(smi_budget *b, uint64_t n, uint64_t cached, smi_budget **met) {
-    if (b->up == NULL && cached > 0) {
-        if (cached >= n) {
-            SMI_ATOMIC_SUB(&b->held, cached - n);
-            return true;
-        }
-        n -= cached;
+/* What was charged is given back, but what it drew on stays reserved. */
+static void smi_claim_reserve(const smi_claim *c) {
+    for (int i = 0; i < c->count; i++) {
+        SMI_ATOMIC_ADD(&c->drawn[i].from->reserved, c->drawn[i].bytes);
+        for (smi_budget *b = c->drawn[i].from; b != NULL; b = b->up) SMI_ATOMIC_ADD(&b->held, c->drawn[i].bytes);
     }
-    uint64_t drawn = smi_budget_draw(b, n);
-    if (n > drawn && !smi_budget_add(b, n - drawn)) {
-        *met = b;
-    } else {
-        if (b->up == NULL || (n == drawn && cached == 0) || smi_charge(b->up, n - drawn, cached, met)) return true;
-        SMI_ATOMIC_SUB(&b->held, n - drawn);
-    }
-    SMI_ATOMIC_ADD(&b->reserved, drawn);
-    return false;
 }
 
 /* Gives n bytes back, up to but not including `stop`. */
@@ -1692,11 +1750,17 @@ SMI_INLINE smi_page **smi_map_entry(uintptr_t granule) {
     return &smi_map_root[granule >> SMI_LEAF_SHIFT][granule & ((1u << SMI_LEAF_SHIFT) - 1)];
 }
 
+/* Of a page, the map has all of it; but of a large huge block only where the block starts, so that the cost does not
+ * grow with its size. (Two of these never start in the same granule: they are larger.) */
+static bool smi_map_whole(const smi_page *page) { return page->kind != SMI_HUGE || page->bytes <= SMI_SPAN_MAX; }
+static const char *smi_map_base(const smi_page *page) { return smi_map_whole(page) ? page->base : page->start; }
+static size_t smi_map_bytes(const smi_page *page) { return smi_map_whole(page) ? page->bytes : 1; }
+
 static smi_page *smi_dead_unused; /* obituaries that no entry of the map names any more */
 
 /* Enters a page for a prepared range. Under smi_span_lock. */
 static void smi_map_set(const char *base, size_t bytes, smi_page *page) {
-    uintptr_t first = (uintptr_t)base >> SMI_GRANULE_SHIFT, end = first + (bytes + SMI_GRANULE - 1) / SMI_GRANULE;
+    uintptr_t first = (uintptr_t)base >> SMI_GRANULE_SHIFT, end = ((uintptr_t)base + bytes + SMI_GRANULE - 1) >> SMI_GRANULE_SHIFT;
     for (uintptr_t i = first; i < end; i++) {
         smi_page **entry = smi_map_entry(i);
         smi_page *old = SMI_LOAD(entry);
@@ -1709,14 +1773,10 @@ static void smi_map_set(const char *base, size_t bytes, smi_page *page) {
     }
 }
 
-/* How much of a span the map covers: all of it, but only the first granule of a huge block, so that the cost does
- * not grow with its size. (Two huge blocks of the system never start in the same granule: they are larger.) */
-static size_t smi_map_bytes(const smi_page *page) { return page->kind == SMI_HUGE ? 1 : page->bytes; }
-
 /* -- Meta memory: structures of the library. Never given back to the system, but used again by size. It is
  *    charged to the process alone. Under smi_meta_lock. */
 
-enum { SMI_META_CLASSES = 28, SMI_META_BLOCK = 262144 };
+enum { SMI_META_CLASSES = 16 + 32, SMI_META_BLOCK = 262144 };
 typedef struct smi_meta_cell {
     struct smi_meta_cell *next;
 } smi_meta_cell;
@@ -1744,18 +1804,19 @@ static void smi_map_set_meta(const char *base, size_t bytes) {
 
 static void *smi_meta_grow(size_t size) {
     size_t block = size > SMI_META_BLOCK / 4 ? size : (size_t)SMI_META_BLOCK;
-    smi_budget *met = NULL;
-    if (!smi_charge(&smi_process.budget, block, 0, &met)) {
-        smi_fail_limit("sagemem", met, block);
+    smi_claim claim;
+    if (!smi_charge(&smi_process.budget, block, 0, &claim)) {
+        smi_fail_limit("sagemem", claim.met, block);
         return NULL;
     }
     char *at = (char *)smi_os_map(block, SMI_GRANULE);
     if (at == NULL || !smi_map_prepare(at, block)) {
         smi_fail_system("sagemem", block);
         if (at != NULL) smi_os_release(at, block);
-        smi_uncharge(&smi_process.budget, block, NULL);
+        smi_claim_undo(&claim, NULL);
         return NULL;
     }
+    smi_budget_peak(&smi_process.budget);
     smi_map_set_meta(at, block);
     SMI_ADD(&smi_meta_bytes, block);
     if (block == size) return at;
@@ -1764,7 +1825,7 @@ static void *smi_meta_grow(size_t size) {
     return at;
 }
 
-/* Zeroed; size at most 64 MiB. NULL: E_NOMEM or E_LIMIT is set. */
+/* Zeroed; NULL: E_NOMEM or E_LIMIT is set. */
 static void *smi_meta_alloc(size_t size) {
     int index = smi_meta_class(&size);
     smi_lock_take(&smi_meta_lock);
@@ -1923,7 +1984,7 @@ static smi_region *smi_region_of(const char *at) {
 /* -- Spans: pages for a domain, charged to it and to everything above. ----------------------------------- */
 
 /* A run of granules out of a region; charged. Under smi_span_lock. */
-static char *smi_span_from_region(smi_domain *d, size_t bytes, bool *zeroed, smi_budget **met) {
+static char *smi_span_from_region(smi_domain *d, size_t bytes, bool *zeroed, smi_claim *claim) {
     size_t n = bytes / SMI_GRANULE, at = 0;
     smi_region *r = smi_regions;
     for (; r != NULL; r = r->next) {
@@ -1936,11 +1997,10 @@ static char *smi_span_from_region(smi_domain *d, size_t bytes, bool *zeroed, smi
         at = 0;
     }
     uint64_t cached = (uint64_t)smi_region_dirty(r, at, n) * SMI_GRANULE;
-    if (!smi_charge(&d->budget, bytes, cached, met)) return NULL;
+    if (!smi_charge(&d->budget, bytes, cached, claim)) return NULL;
     char *base = r->base + at * SMI_GRANULE;
     if (cached < bytes && !smi_os_commit(base, bytes)) {
-        smi_uncharge(&d->budget, bytes, &smi_process.budget);
-        SMI_ATOMIC_SUB(&smi_process.budget.held, bytes - cached);
+        smi_claim_undo(claim, NULL);
         return NULL;
     }
     *zeroed = cached == 0;
@@ -1949,8 +2009,8 @@ static char *smi_span_from_region(smi_domain *d, size_t bytes, bool *zeroed, smi
 }
 
 /* A span that the regions cannot give: a mapping of its own, or the heap's own source; charged. */
-static char *smi_span_from_outside(smi_domain *d, size_t bytes, size_t alignment, smi_budget **met) {
-    if (!smi_charge(&d->budget, bytes, 0, met)) return NULL;
+static char *smi_span_from_outside(smi_domain *d, size_t bytes, size_t alignment, smi_claim *claim) {
+    if (!smi_charge(&d->budget, bytes, 0, claim)) return NULL;
     const smi_domain *heap = d->base;
     char *base = NULL;
     if (heap->has_source) {
@@ -1959,8 +2019,25 @@ static char *smi_span_from_outside(smi_domain *d, size_t bytes, size_t alignment
     } else {
         base = (char *)smi_os_map(bytes, alignment);
     }
-    if (base == NULL) smi_uncharge(&d->budget, bytes, NULL);
+    if (base == NULL) smi_claim_undo(claim, NULL);
     return base;
+}
+
+/* The end of a span of a region goes back to it. Under smi_span_lock. */
+static void smi_span_to_region(smi_domain *d, char *base, size_t bytes) {
+    const smi_domain *heap = d->base;
+    smi_region *r = smi_region_of(base);
+    size_t at = (size_t)(base - r->base) / SMI_GRANULE, n = bytes / SMI_GRANULE;
+    smi_uncharge(&d->budget, bytes, &smi_process.budget); /* the process holds it as long as it is dirty */
+    smi_region_give(r, at, n);
+    uint64_t now = smi_os_now_ms();
+    if (heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW) {
+        SMI_ATOMIC_SUB(&smi_process.budget.held, (uint64_t)smi_region_purge(r, at, n) * SMI_GRANULE);
+    } else {
+        uint64_t expires = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER ? UINT64_MAX : now + heap->purge_delay_ms;
+        if (expires > r->expires_ms) r->expires_ms = expires;
+    }
+    smi_regions_purge(now, false);
 }
 
 /* Sizes are rounded to what the origin deals in. 0: overflow. */
@@ -1974,63 +2051,71 @@ static size_t smi_span_round(const smi_domain *d, size_t bytes) {
 static void smi_span_free(smi_domain *d, smi_page *page);
 
 static bool smi_source_gave_huge(const sagemem_source *source);
+static smi_page *smi_source_outer(const smi_domain *heap);
 
-/* A new page of the domain, in the page map and on no list. NULL: E_LIMIT or E_NOMEM is set, nothing changed. */
-static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t bytes, size_t alignment, bool *zeroed, const char *call) {
-    size_t asked = bytes;
-    bytes = smi_span_round(d, bytes);
-    if (bytes == 0) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", asked);
+/* The pages of a span, from wherever this heap has them; *claim->met tells a limit from a refusal. Under smi_span_lock. */
+static char *smi_span_take(smi_domain *d, smi_page *page, size_t alignment, bool *zeroed, smi_claim *claim) {
+    bool region = !d->base->has_source && page->bytes <= SMI_SPAN_MAX && alignment <= SMI_GRANULE;
+    char *base = NULL;
+    *zeroed = true;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        claim->met = NULL;
+        page->origin = SMI_FROM_REGION;
+        if (region) base = smi_span_from_region(d, page->bytes, zeroed, claim);
+        if (base == NULL && claim->met == NULL) {
+            page->origin = (uint8_t)(d->base->has_source ? SMI_FROM_SOURCE : SMI_FROM_SYSTEM);
+            base = smi_span_from_outside(d, page->bytes, alignment, claim);
+        }
+        if (base != NULL || smi_regions_purge(0, true) == 0) break; /* free pages of the cache may make room */
+    }
+    return base;
+}
+
+/* A new page of the domain, in the page map and on no list; `front` bytes of it lie in front of page->start. NULL:
+ * E_LIMIT or E_NOMEM is set, nothing changed. */
+static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t front, size_t bytes, size_t alignment, bool *zeroed,
+                                 const char *call) {
+    size_t rounded = smi_span_round(d, bytes);
+    if (rounded == 0) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", bytes);
         return NULL;
     }
     smi_page *page = (smi_page *)smi_meta_alloc(sizeof *page);
     if (page == NULL) return NULL;
-    bool region = !d->base->has_source && bytes <= SMI_SPAN_MAX && alignment <= SMI_GRANULE;
     if (alignment < SMI_GRANULE) alignment = SMI_GRANULE;
-    smi_budget *met = NULL;
-    smi_lock_take(&smi_span_lock);
-    char *base = NULL;
-    *zeroed = true;
-    for (int attempt = 0; attempt < 2 && base == NULL; attempt++) {
-        met = NULL;
-        base = region ? smi_span_from_region(d, bytes, zeroed, &met) : NULL;
-        if (base == NULL && met == NULL) {
-            base = smi_span_from_outside(d, bytes, alignment, &met);
-            page->origin = (uint8_t)(d->base->has_source ? SMI_FROM_SOURCE : SMI_FROM_SYSTEM);
-        } else {
-            page->origin = SMI_FROM_REGION;
-        }
-        if (base == NULL && smi_regions_purge(0, true) == 0) break; /* free pages of the cache may make room */
-    }
+    smi_claim claim;
     page->kind = (uint8_t)kind;
-    page->base = base;
-    page->bytes = bytes;
+    page->bytes = rounded;
     page->domain = d;
-    bool mapped = base != NULL && smi_map_prepare(base, smi_map_bytes(page));
-    if (mapped) smi_map_set(base, smi_map_bytes(page), page);
+    smi_lock_take(&smi_span_lock);
+    page->base = smi_span_take(d, page, alignment, zeroed, &claim);
+    page->start = page->base + front;
+    bool aligned = ((uintptr_t)page->base & (alignment - 1)) == 0;
+    bool mapped = page->base != NULL && aligned && smi_map_prepare(smi_map_base(page), smi_map_bytes(page));
+    if (mapped) smi_map_set(smi_map_base(page), smi_map_bytes(page), page);
     smi_lock_give(&smi_span_lock);
     if (mapped) {
-        if (d->base->has_source && ((uintptr_t)base & (alignment - 1)) != 0) {
-            smi_span_free(d, page);
-            smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source of heap '%s' gave pages at %p, not at a multiple of %zu",
-                     d->base->name, (void *)base, alignment);
-            return NULL;
-        }
+        smi_budget_peak(&d->budget);
         page->on_huge_pages = d->base->has_source && smi_source_gave_huge(&d->base->source);
-        if (page->on_huge_pages) SMI_ADD(&d->base->huge_page_bytes, bytes);
-        if (smi_watched) smi_watch_shut(base, bytes);
+        if (page->on_huge_pages) SMI_ADD(&d->base->huge_page_bytes, rounded);
+        if (smi_watched) smi_watch_shut(page->base, rounded);
         return page;
     }
+    int reason = errno;
+    void *base = page->base;
+    page->kind = SMI_META; /* not in the map */
     if (base != NULL) {
-        int reason = errno;
-        page->kind = SMI_META; /* not in the map */
         smi_span_free(d, page);
-        errno = reason;
+        smi_claim_reserve(&claim);
     } else {
         smi_meta_free(page, sizeof *page);
     }
-    if (met != NULL) smi_fail_limit(call, met, bytes);
-    else smi_fail_system(call, bytes);
+    errno = reason;
+    if (!aligned)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source of heap '%s' gave pages at %p, not at a multiple of %zu", d->base->name,
+                 base, alignment);
+    else if (claim.met != NULL) smi_fail_limit(call, claim.met, rounded);
+    else smi_fail_system(call, rounded);
     return NULL;
 }
 
@@ -2062,22 +2147,11 @@ static void smi_span_free(smi_domain *d, smi_page *page) {
     if (page->on_huge_pages) SMI_SUB(&heap->huge_page_bytes, page->bytes);
     smi_lock_take(&smi_span_lock);
     if (page->kind != SMI_META) {
-        smi_page *dead = smi_obituary(d, page);
-        smi_map_set(page->base, smi_map_bytes(page), dead);
+        smi_page *outer = smi_source_outer(heap);
+        smi_map_set(smi_map_base(page), smi_map_bytes(page), outer != NULL ? outer : smi_obituary(d, page));
     }
     if (page->origin == SMI_FROM_REGION) {
-        smi_region *r = smi_region_of(page->base);
-        size_t at = (size_t)(page->base - r->base) / SMI_GRANULE, n = page->bytes / SMI_GRANULE;
-        smi_uncharge(&d->budget, page->bytes, &smi_process.budget); /* the process holds it as long as it is dirty */
-        smi_region_give(r, at, n);
-        uint64_t now = smi_os_now_ms();
-        if (heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW) {
-            SMI_ATOMIC_SUB(&smi_process.budget.held, (uint64_t)smi_region_purge(r, at, n) * SMI_GRANULE);
-        } else {
-            uint64_t expires = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER ? UINT64_MAX : now + heap->purge_delay_ms;
-            if (expires > r->expires_ms) r->expires_ms = expires;
-        }
-        smi_regions_purge(now, false);
+        smi_span_to_region(d, page->base, page->bytes);
     } else {
         if (smi_watched) smi_watch_open(page->base, page->bytes);
         if (page->origin == SMI_FROM_SOURCE) heap->source.unmap_fn(heap->source.ctx, page->base, page->bytes);
@@ -2416,7 +2490,8 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
 /* A scope ends: shows its peak, or that of its exact heap, to those that have not seen so much yet. Under the heap's lock. */
 static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
     if (!heap->exact) {
-        if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->exact_seen + smi_peak_of(scope) > smi_peak_of(heap)) smi_publish(heap, true);
+        if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->exact_seen + smi_peak_of(scope) > smi_peak_of(heap))
+            smi_publish(heap, true);
     } else if (smi_peak_of(heap) > heap->peak_shown) {
         heap->peak_shown = smi_peak_of(heap);
         smi_publish(heap, true);
@@ -2658,6 +2733,7 @@ static smi_page *smi_chunk_spare(smi_domain *d, size_t need) {
             for (smi_budget *undo = &d->budget; undo != b; undo = undo->up) SMI_ATOMIC_SUB(&undo->held, page->bytes);
             continue;
         }
+        smi_budget_peak(&d->budget);
         *at = page->domain_next;
         heap->spare_bytes -= page->bytes;
         page->kind = SMI_CHUNK;
@@ -2695,9 +2771,9 @@ static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
     size_t need = (size_t)units * 16 + 16;
     smi_page *page = smi_chunk_spare(d, need);
     bool zeroed, spare = page != NULL;
-    if (page == NULL) page = smi_page_create(d, SMI_CHUNK, smi_chunk_next_bytes(d, need), 1, &zeroed, call);
+    if (page == NULL) page = smi_page_create(d, SMI_CHUNK, 8, smi_chunk_next_bytes(d, need), 1, &zeroed, call);
     if (page == NULL && smi_chunk_next_bytes(d, need) > smi_span_round(d, need))
-        page = smi_page_create(d, SMI_CHUNK, need, 1, &zeroed, call); /* near a limit */
+        page = smi_page_create(d, SMI_CHUNK, 8, need, 1, &zeroed, call); /* near a limit */
     if (page == NULL) return false;
     smi_lock_take(&d->base->lock);
     smi_chunk_seal(d);
@@ -2705,7 +2781,7 @@ static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
     d->chunk = page;
     d->chunk_bytes += page->bytes;
     d->bump_at = page->start;
-    d->bump_end = page->base + page->bytes - 8;
+    d->bump_end = page->base + (page->bytes < SMI_CHUNK_END ? page->bytes : (size_t)SMI_CHUNK_END) - 8;
     smi_page_link(d, &d->pages, page);
     if (!spare) smi_event(d->base); /* a spare stays in the heap's hands */
     smi_lock_give(&d->base->lock);
@@ -2751,6 +2827,7 @@ static void smi_chunk_release(smi_domain *d, smi_page *page) {
 static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t word) {
     uint64_t units = smi_units(word);
     char *next = smi_next_header(d, page, header, units);
+    smi_set(header, 0); /* what is merged or bumped over must not be taken for a block later */
     if (d->bump && units <= SMI_UNITS_APART && (next != NULL || page != d->chunk || (word & SMI_PREV_FREE) != 0)) {
         smi_set(header, smi_word(d, header, units, 0, SMI_APART) | (word & SMI_PREV_FREE));
         smi_list_push(d, header, units);
@@ -2766,6 +2843,7 @@ static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t
         uint64_t behind = smi_units(smi_get(next));
         smi_list_remove(d, next, behind);
         units += behind;
+        smi_set(next, 0);
         next = smi_next_header(d, page, next, behind);
     }
     if (next == NULL && page == d->chunk) d->bump_at = header - d->pre;
@@ -3084,8 +3162,8 @@ static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_ind
     size_t size = smi_class_size(class_index), least = smi_slab_least(size), bytes = least;
     while (bytes < SMI_SLAB_MAX && bins->pages[class_index] >= 8 * (bytes / least)) bytes *= 2;
     bool zeroed;
-    smi_page *page = smi_page_create(d, SMI_SLAB, bytes, 1, &zeroed, call);
-    if (page == NULL && bytes > least) page = smi_page_create(d, SMI_SLAB, least, 1, &zeroed, call); /* near a limit */
+    smi_page *page = smi_page_create(d, SMI_SLAB, 0, bytes, 1, &zeroed, call);
+    if (page == NULL && bytes > least) page = smi_page_create(d, SMI_SLAB, 0, least, 1, &zeroed, call); /* near a limit */
     if (page == NULL) return NULL;
     page->tag = tag;
     page->class_index = (uint16_t)class_index;
@@ -3222,7 +3300,7 @@ static size_t smi_huge_front(const smi_domain *d) { return smi_checked(d) ? (siz
 static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
     page->size = size;
     if (!smi_checked(d)) return;
-    smi_fill_quiet(page->base, SMI_FILL_ZONE, (size_t)(page->start - page->base));
+    smi_fill_quiet(page->start - SMI_HUGE_ZONE, SMI_FILL_ZONE, SMI_HUGE_ZONE);
     smi_fill_quiet(page->start + size, SMI_FILL_ZONE, page->bytes - size - (size_t)(page->start - page->base));
 }
 
@@ -3234,10 +3312,9 @@ static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, sageme
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", size);
         return NULL;
     }
-    smi_page *page = smi_page_create(d, SMI_HUGE, front + size + d->post, alignment, zeroed, call);
+    smi_page *page = smi_page_create(d, SMI_HUGE, front, front + size + d->post, alignment, zeroed, call);
     if (page == NULL) return NULL;
     page->tag = tag;
-    page->start = page->base + front;
     page->file = site.file;
     page->line = site.line;
     smi_huge_dress(d, page, smi_checked(d) ? size : page->bytes);
@@ -3260,28 +3337,55 @@ static void smi_huge_free(smi_domain *d, smi_page *page) {
     smi_span_free(d, page);
 }
 
-/* Takes the granules behind a block's span, if they are free. Under smi_span_lock. */
-static bool smi_span_extend(smi_domain *d, smi_page *page, size_t bytes, smi_budget **met) {
-    smi_region *r = smi_region_of(page->base);
-    size_t at = (size_t)(page->base + page->bytes - r->base) / SMI_GRANULE, n = (bytes - page->bytes) / SMI_GRANULE;
-    if (n > r->granules - at || bytes > SMI_SPAN_MAX) return false;
-    for (size_t i = at; i < at + n; i++)
-        if (smi_bit(r->used, i)) return false;
-    uint64_t cached = (uint64_t)smi_region_dirty(r, at, n) * SMI_GRANULE;
-    if (!smi_charge(&d->budget, bytes - page->bytes, cached, met)) return false;
-    if (!smi_os_commit(page->base + page->bytes, bytes - page->bytes)) {
-        smi_uncharge(&d->budget, bytes - page->bytes, &smi_process.budget);
-        SMI_ATOMIC_SUB(&smi_process.budget.held, bytes - page->bytes - cached);
-        return false;
-    }
-    smi_region_take(r, at, n);
-    return true;
-}
-
 static void smi_huge_recount(smi_domain *d, smi_page *page, size_t size) {
     if (size >= page->size) smi_count_alloc(d, page->tag, size - page->size, 0);
     else smi_count_free(d, page->tag, page->size - size, 0);
     page->size = size;
+}
+
+/* The granules behind a block's span, if they are free. Under smi_span_lock, as the next three. */
+static char *smi_huge_extend(smi_domain *d, smi_page *page, size_t bytes) {
+    smi_region *r = smi_region_of(page->base);
+    char *end = page->base + page->bytes;
+    size_t at = (size_t)(end - r->base) / SMI_GRANULE, n = (bytes - page->bytes) / SMI_GRANULE;
+    if (n > r->granules - at || bytes > SMI_SPAN_MAX) return NULL;
+    for (size_t i = at; i < at + n; i++)
+        if (smi_bit(r->used, i)) return NULL;
+    smi_claim claim;
+    uint64_t cached = (uint64_t)smi_region_dirty(r, at, n) * SMI_GRANULE;
+    if (!smi_map_prepare(end, bytes - page->bytes) || !smi_charge(&d->budget, bytes - page->bytes, cached, &claim)) return NULL;
+    if (!smi_os_commit(end, bytes - page->bytes)) {
+        smi_claim_undo(&claim, NULL);
+        return NULL;
+    }
+    smi_region_take(r, at, n);
+    smi_map_set(end, bytes - page->bytes, page);
+    return page->start;
+}
+
+static char *smi_huge_cut(smi_domain *d, smi_page *page, size_t bytes) {
+    if (bytes < SMI_CHUNK_BLOCK_MAX) return NULL; /* it is better off in a chunk */
+    smi_map_set(page->base + bytes, page->bytes - bytes, smi_obituary(d, page));
+    smi_span_to_region(d, page->base + bytes, page->bytes - bytes);
+    return page->start;
+}
+
+static char *smi_huge_remap(smi_domain *d, smi_page *page, size_t bytes) {
+    smi_claim claim;
+    if (bytes <= SMI_SPAN_MAX || page->bytes <= SMI_SPAN_MAX) return NULL;
+    if (bytes > page->bytes && !smi_charge(&d->budget, bytes - page->bytes, 0, &claim)) return NULL;
+    char *start = (char *)smi_os_remap(page->base, page->bytes, bytes);
+    bool entered = start != NULL && (start == page->base || smi_map_prepare(start, 1));
+    if (start != NULL && !entered) /* it cannot be entered where it lies now: back to the size it had, which cannot fail */
+        start = (char *)smi_os_remap(start, bytes, page->bytes);
+    if (start != NULL && start != page->base) {
+        smi_map_set(page->start, 1, smi_obituary(d, page));
+        page->base = page->start = start;
+        if (entered || smi_map_prepare(start, 1)) smi_map_set(start, 1, page);
+    }
+    if (!entered && bytes > page->bytes) smi_claim_undo(&claim, NULL);
+    if (entered && bytes < page->bytes) smi_uncharge(&d->budget, page->bytes - bytes, NULL);
+    return entered ? start : NULL;
 }
 
 /* Changes the span of an unchecked huge block without copying: in place in a region, by mremap elsewhere. NULL: it is as
@@ -3291,40 +3395,15 @@ static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
     if (bytes == 0 || smi_watched || page->origin == SMI_FROM_SOURCE) return NULL;
     if (bytes == page->bytes) return page->start;
     smi_domain *heap = d->base;
-    smi_budget *met = NULL;
-    char *start = NULL;
     smi_lock_take(&heap->lock);
     smi_lock_take(&smi_span_lock);
-    if (page->origin == SMI_FROM_REGION) {
-        if (bytes > page->bytes) {
-            if (smi_span_extend(d, page, bytes, &met)) start = page->start;
-        } else if (bytes >= SMI_CHUNK_BLOCK_MAX) {
-            smi_region *r = smi_region_of(page->base);
-            smi_region_give(r, (size_t)(page->base + bytes - r->base) / SMI_GRANULE, (page->bytes - bytes) / SMI_GRANULE);
-            smi_uncharge(&d->budget, page->bytes - bytes, &smi_process.budget);
-            start = page->start;
-        }
-    } else if (bytes > SMI_SPAN_MAX && (bytes < page->bytes || smi_charge(&d->budget, bytes - page->bytes, 0, &met))) {
-        start = (char *)smi_os_remap(page->base, page->bytes, bytes);
-        if (start != NULL && start != page->base && !smi_map_prepare(start, 1)) {
-            /* It cannot be entered where it lies now: back, over addresses that were ours a moment ago. */
-            start = (char *)smi_os_remap(start, bytes, page->bytes);
-            smi_map_set(page->base, 1, NULL);
-            page->base = page->start = start;
-            smi_map_set(page->base, 1, page);
-            start = NULL;
-        }
-        if (start == NULL && bytes > page->bytes) smi_uncharge(&d->budget, bytes - page->bytes, NULL);
-        if (start != NULL && bytes < page->bytes) smi_uncharge(&d->budget, page->bytes - bytes, NULL);
-        if (start != NULL && start != page->base) {
-            smi_map_set(page->base, 1, smi_obituary(d, page));
-            page->base = page->start = start;
-            smi_map_set(start, 1, page);
-        }
-    }
+    char *start = page->origin == SMI_FROM_SYSTEM ? smi_huge_remap(d, page, bytes)
+                  : bytes > page->bytes           ? smi_huge_extend(d, page, bytes)
+                                                  : smi_huge_cut(d, page, bytes);
     if (start != NULL) {
         page->bytes = bytes;
         smi_huge_recount(d, page, bytes);
+        smi_budget_peak(&d->budget);
     }
     smi_lock_give(&smi_span_lock);
     if (start != NULL) smi_event(heap);
@@ -3401,9 +3480,9 @@ static void *smi_system_alloc(smi_domain *d, size_t alignment, size_t size, sage
         return NULL;
     }
     size_t bytes = SMI_SYSTEM_HEADER + size + (alignment > 16 ? alignment : 0);
-    smi_budget *met = NULL;
-    if (!smi_charge(&d->budget, bytes, 0, &met)) {
-        smi_fail_limit(call, met, bytes);
+    smi_claim claim;
+    if (!smi_charge(&d->budget, bytes, 0, &claim)) {
+        smi_fail_limit(call, claim.met, bytes);
         return NULL;
     }
     char *raw = smi_os_fails() ? NULL : (char *)(malloc)(bytes);
@@ -3431,10 +3510,13 @@ static void *smi_system_alloc(smi_domain *d, size_t alignment, size_t size, sage
         raw = at;
     }
     smi_lock_give(&smi_system_lock);
-    if (room) return raw;
+    if (room) {
+        smi_budget_peak(&d->budget);
+        return raw;
+    }
     if (raw == NULL) smi_fail_system(call, bytes);
     (free)(raw);
-    smi_uncharge(&d->budget, bytes, NULL);
+    smi_claim_undo(&claim, NULL);
     return NULL;
 }
 
@@ -3502,8 +3584,8 @@ static sagemem_status smi_chunk_intact(const smi_domain *d, const char *header, 
 
 static sagemem_status smi_huge_intact(const smi_page *page, char *why, size_t why_size) {
     if (!smi_checked(page->domain)) return SAGEMEM_OK;
-    size_t front = (size_t)(page->start - page->base), behind = page->bytes - front - page->size;
-    if (smi_scan_quiet(page->base, SMI_FILL_ZONE, front) != front) {
+    size_t behind = page->bytes - (size_t)(page->start - page->base) - page->size;
+    if (smi_scan_quiet(page->start - SMI_HUGE_ZONE, SMI_FILL_ZONE, SMI_HUGE_ZONE) != SMI_HUGE_ZONE) {
         smi_text(why, why_size, "was written to in front of its first byte (underflow)");
         return SAGEMEM_E_CORRUPT;
     }
@@ -3543,20 +3625,18 @@ static sagemem_status smi_resolve_dead(const smi_page *page, const void *p, char
 }
 
 static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_ref *ref, char *text, size_t size) {
+    char what[SMI_WHY];
     int64_t index = smi_slab_index(page, p);
     ref->tag = page->tag;
     ref->size = page->block_size;
     if (index < 0) {
         uintptr_t offset = (uintptr_t)p - (uintptr_t)page->start;
-        smi_describe(ref, offset < page->limit ? page->start + offset / page->block_size * page->block_size : page->start, text,
-                     size);
-        size_t used = strlen(text);
-        memmove(text + 64, text, used + 1 < size - 64 ? used + 1 : size - 64);
-        char lead[65];
-        smi_text(lead, sizeof lead, offset < page->limit ? "%p lies inside " : "%p was never allocated; nearest is ", p);
-        size_t length = strlen(lead);
-        memmove(text + length, text + 64, strlen(text + 64) + 1);
-        memcpy(text, lead, length);
+        bool inside = offset < page->limit;
+        smi_describe(ref, inside ? page->start + offset / page->block_size * page->block_size : page->start, what, sizeof what);
+        smi_text(text, size,
+                 inside ? "%p lies inside %s; only the start of a block can be used"
+                        : "%p was never allocated; its page begins with %s",
+                 p, what);
         return SAGEMEM_E_FOREIGN;
     }
     const smi_cell *cell = (const smi_cell *)p;
@@ -3566,7 +3646,6 @@ static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_
         uint64_t map[SMI_SLAB_WORDS];
         if (smi_slab_free_map(page, map) >= 0 && !smi_bit(map, (size_t)index)) return SAGEMEM_OK;
     }
-    char what[SMI_WHY];
     smi_describe(ref, p, what, sizeof what);
     smi_text(text, size, "%s was freed already; look for a second free of it", what);
     return SAGEMEM_E_STALE;
@@ -3601,7 +3680,7 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
         }
         bool live = smi_word_state(word) == SMI_LIVE;
         smi_text(text, size, "%p %s %s%s", p, live ? "lies inside" : "lies in freed memory,", what,
-                 live ? "; only the start of a block can be used" : "");
+                 live ? "; only the start of a block can be used" : "; look for a second free of it");
         return live ? SAGEMEM_E_FOREIGN : SAGEMEM_E_STALE;
     }
     ref->header = header;
@@ -3648,7 +3727,8 @@ static const smi_page *smi_find_huge(const smi_domain *d, const char *p) {
     return NULL;
 }
 
-static sagemem_status smi_resolve_foreign(const void *p, char *text, size_t size) {
+/* No page that the map shows: inside a large huge block, in pages that are gone, or never ours. */
+static sagemem_status smi_resolve_foreign(const smi_page *page, const void *p, char *text, size_t size) {
     smi_lock_take(&smi_registry_lock);
     const smi_page *huge = smi_process.children != NULL ? smi_find_huge(smi_process.children, (const char *)p) : NULL;
     char heap[SMI_NAME_MAX] = "";
@@ -3657,6 +3737,7 @@ static sagemem_status smi_resolve_foreign(const void *p, char *text, size_t size
     size_t bytes = huge != NULL ? huge->size : 0;
     if (huge != NULL) smi_text(heap, sizeof heap, "%s", huge->domain->base->name);
     smi_lock_give(&smi_registry_lock);
+    if (huge == NULL && page != NULL) return smi_resolve_dead(page, p, text, size);
     if (huge != NULL)
         smi_text(text, size, "%p lies inside block %p (%zu bytes, tag '%s', heap '%s'); only the start of a block can be used", p,
                  start, bytes, sagemem_tag_name(tag), heap);
@@ -3673,7 +3754,7 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
     smi_page *page = smi_lookup(p);
     if (page == NULL || page->kind == SMI_DEAD) {
         smi_system_block *b = smi_system_find(p);
-        if (b == NULL) return page == NULL ? smi_resolve_foreign(p, text, size) : smi_resolve_dead(page, p, text, size);
+        if (b == NULL) return smi_resolve_foreign(page, p, text, size);
         ref->system = b;
         ref->domain = b->domain;
         ref->size = b->size;
@@ -3688,6 +3769,10 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
     case SMI_SLAB: return smi_resolve_slab(page, p, ref, text, size);
     case SMI_CHUNK: return smi_resolve_chunk(page, p, ref, text, size);
     case SMI_SPARE: return smi_resolve_dead(page, p, text, size);
+    case SMI_META:
+        smi_text(text, size, "%p is no block but a structure of the library, a heap perhaps; end a heap with sagemem_heap_destroy",
+                 p);
+        return SAGEMEM_E_FOREIGN;
     default: break;
     }
     ref->size = page->size;
@@ -3866,6 +3951,19 @@ static sagemem_status smi_heap_wrong(const sagemem_heap *heap, const char *call)
                      heap->name);
 }
 
+static void smi_use_begin(smi_domain *heap) {
+    if (SMI_LOAD(&heap->user) != smi_self()) {
+        smi_lock_take(&heap->use_lock);
+        SMI_STORE(&heap->user, smi_self());
+    }
+    heap->uses++;
+}
+static void smi_use_end(smi_domain *heap) {
+    if (--heap->uses > 0) return;
+    SMI_STORE(&heap->user, (uintptr_t)0);
+    smi_lock_give(&heap->use_lock);
+}
+
 /* The heap, if the calling thread may change it now; a shared one is locked. NULL: the fault handler was called. */
 static smi_domain *smi_enter(sagemem_heap *heap, const char *call) {
     if (heap == NULL) heap = smi_mine.heap != NULL ? smi_mine.heap : sagemem_heap_default();
@@ -3874,7 +3972,7 @@ static smi_domain *smi_enter(sagemem_heap *heap, const char *call) {
         uintptr_t owner = SMI_LOAD(&heap->owner);
         if (SMI_LIKELY(owner == smi_self())) return heap;
         if (owner == SMI_ANY) {
-            smi_lock_take(&heap->use_lock);
+            smi_use_begin(heap);
             return heap;
         }
     }
@@ -3882,7 +3980,7 @@ static smi_domain *smi_enter(sagemem_heap *heap, const char *call) {
     return NULL;
 }
 static void smi_leave(smi_domain *heap) {
-    if (SMI_LOAD(&heap->owner) == SMI_ANY) smi_lock_give(&heap->use_lock);
+    if (SMI_LOAD(&heap->owner) == SMI_ANY) smi_use_end(heap);
 }
 
 /* Whether a (tag, size) with few bytes in this heap has earned slab pages: by two pages' worth of live blocks in chunks,
@@ -3985,7 +4083,8 @@ static void smi_fail_for(size_t size, sagemem_tag tag) {
     sagemem_error *error = &smi_mine.error;
     size_t length = strlen(error->message);
     if (error->status == SAGEMEM_E_LIMIT || error->status == SAGEMEM_E_NOMEM)
-        smi_text(error->message + length, sizeof error->message - length, " (for %zu bytes, tag '%s')", size, sagemem_tag_name(tag));
+        smi_text(error->message + length, sizeof error->message - length, " (for %zu bytes, tag '%s')", size,
+                 sagemem_tag_name(tag));
 }
 
 /* Everything that the short paths do not do. */
@@ -4040,13 +4139,13 @@ SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag
     if (heap == NULL) heap = smi_mine.heap;
     if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL;
     smi_domain *d = heap->top;
-    if (SMI_UNLIKELY(!d->bump || d->pre != 0 || smi_watched || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX ||
-                     smi_pending(heap) || smi_mine.fail_at != 0))
+    if (SMI_UNLIKELY(!d->bump_fast || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX || smi_pending(heap) ||
+                     smi_mine.fail_at != 0))
         return NULL;
     smi_group *group = SMI_LOAD(&d->group[tag / SMI_GROUP]);
     uint64_t units = (size + 8 + 15) / 16;
     if (units < 2) units = 2;
-    if (SMI_UNLIKELY(group == NULL || d->chain != NULL || (units <= SMI_UNITS_APART && d->lists[units] != NULL) ||
+    if (SMI_UNLIKELY(group == NULL || (units <= SMI_UNITS_APART && d->lists[units] != NULL) ||
                      (size_t)(d->bump_end - d->bump_at) < units * 16))
         return NULL;
     char *header = d->bump_at;
@@ -4073,6 +4172,7 @@ SMI_INLINE void *smi_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag, smi
 static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
     smi_domain *d = ref->domain;
     smi_page *page = ref->page;
+    uint64_t word;
     switch (page->kind) {
     case SMI_SLAB:
         if (smi_watched) {
@@ -4084,6 +4184,7 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
         smi_slab_returned(d, page, 1);
         break;
     case SMI_CHUNK:
+        word = smi_get(ref->header);                 /* its neighbour may have changed since ref was taken */
         if (!d->exact && ref->size >= SMI_GRANULE) { /* as much as a page: the peak may be right before this */
             smi_lock_take(&d->lock);
             smi_event(d);
@@ -4093,9 +4194,9 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
             smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
             if (rare->live > 0) rare->live--;
         }
-        smi_chunk_forget(d, ref->header, ref->word);
-        if (smi_checked(d)) smi_quarantine_enter(d, ref->header, ref->word, site);
-        else smi_chunk_free(d, page, ref->header, ref->word);
+        smi_chunk_forget(d, ref->header, word);
+        if (smi_checked(d)) smi_quarantine_enter(d, ref->header, word, site);
+        else smi_chunk_free(d, page, ref->header, word);
         break;
     default: smi_huge_free(d, page); break;
     }
@@ -4108,11 +4209,11 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
     /* A shared heap is locked before its block is looked at: another thread may be changing the page. */
     smi_domain *heap = page != NULL && page->kind >= SMI_SLAB && page->kind <= SMI_HUGE ? page->domain->base : NULL;
     bool shared = heap != NULL && SMI_LOAD(&heap->owner) == SMI_ANY;
-    if (shared) smi_lock_take(&heap->use_lock);
+    if (shared) smi_use_begin(heap);
     char text[SMI_WHY + 40];
     sagemem_status status = smi_resolve(block, &ref, text, sizeof text);
     if (status != SAGEMEM_OK) {
-        if (shared) smi_lock_give(&heap->use_lock);
+        if (shared) smi_use_end(heap);
         bool damaged = status == SAGEMEM_E_CORRUPT;
         if (site.file != NULL)
             smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s (freed at %s:%d)", text, site.file,
@@ -4123,7 +4224,7 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
     if (ref.system != NULL) smi_system_free(ref.system);
     else if (shared || SMI_LOAD(&ref.domain->base->owner) == smi_self()) smi_free_own(&ref, block, site);
     else smi_free_remote(&ref, block, call);
-    if (shared) smi_lock_give(&heap->use_lock);
+    if (shared) smi_use_end(heap);
 }
 
 /* The short path of a scope; false: the long way. */
@@ -4131,7 +4232,7 @@ SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
     SMI_ASSUME(block != NULL);
     smi_domain *d = page->domain;
     char *header = (char *)block - 8;
-    if (!d->bump || d->pre != 0 || smi_watched || d->chain != NULL || SMI_LOAD(&d->base->owner) != smi_self()) return false;
+    if (!d->bump_fast || SMI_LOAD(&d->base->owner) != smi_self()) return false;
     if (((uintptr_t)block & 15) != 0 || header < page->start || header >= smi_chunk_top(d, page)) return false;
     uint64_t word = SMI_LOAD((smi_u64 *)(void *)header);
     if (!smi_word_good(d, header, word) || smi_word_state(word) != SMI_LIVE) return false;
@@ -4377,6 +4478,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     s->pre = h->pre;
     s->post = h->post;
     s->bump = s->exact = true;
+    s->bump_fast = s->chain == NULL && h->fast;
     s->top = s;
     s->budget.up = &outer->budget;
     s->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* so that what an ended scope left behind is no block of this one */
@@ -4534,7 +4636,7 @@ static void smi_heap_init(smi_domain *h, const sagemem_heap_desc *desc, const ch
     bool extra = (desc->flags & (SAGEMEM_HEAP_CHECKED | SAGEMEM_HEAP_SITES)) != 0;
     h->pre = extra ? SMI_EXTRA : 0;
     h->post = (desc->flags & SAGEMEM_HEAP_CHECKED) != 0 ? SMI_RED_ZONE : 0;
-    h->slab = !extra && (desc->flags & SAGEMEM_HEAP_SYSTEM) == 0;
+    h->slab = !extra && (desc->flags & SAGEMEM_HEAP_SYSTEM) == 0 && (!h->has_source || h->source.page_size <= SMI_SLAB_MAX);
     h->exact = !h->slab;
     h->fast = smi_heap_may_be_fast(h);
     h->salt = ((smi_secret += SMI_MIX) ^ (uintptr_t)h) * SMI_MIX;
@@ -4719,6 +4821,7 @@ static void smi_heap_clear(smi_domain *h) {
     h->quarantine_first = h->quarantine_last = NULL;
     h->quarantine_bytes = h->empty_bytes = h->chunk_bytes = h->slab_bytes = 0;
     SMI_STORE(&h->header_bytes, 0);
+    h->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* what lies in the pages now is no block of it any more */
     smi_domain_trim(h);
     smi_lock_take(&h->lock);
     smi_publish(h, false);
@@ -4840,10 +4943,10 @@ static void smi_fork_locks(bool take) {
     smi_lock *last[] = {&smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_meta_lock};
     if (take) smi_lock_take(&smi_registry_lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
-        if (take && SMI_LOAD(&h->owner) == SMI_ANY) smi_lock_take(&h->use_lock);
+        if (take && SMI_LOAD(&h->owner) == SMI_ANY) smi_use_begin(h);
         if (take) smi_lock_take(&h->lock);
         else smi_lock_give(&h->lock);
-        if (!take && SMI_LOAD(&h->owner) == SMI_ANY) smi_lock_give(&h->use_lock);
+        if (!take && SMI_LOAD(&h->owner) == SMI_ANY) smi_use_end(h);
     }
     for (size_t i = 0; i < sizeof last / sizeof last[0]; i++) {
         if (take) smi_lock_take(last[i]);
@@ -4864,6 +4967,8 @@ static void smi_fork_child(void) {
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
         smi_lock_init(&h->lock);
         smi_lock_init(&h->use_lock);
+        h->user = 0;
+        h->uses = 0;
         uintptr_t owner = SMI_LOAD(&h->owner);
         if (owner == smi_self() || owner == SMI_ANY || owner == 0) continue;
         h->frozen = true;
@@ -5120,7 +5225,7 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
         smi_page *page = smi_lookup(block);
         smi_domain *heap = page != NULL && page->kind >= SMI_SLAB && page->kind <= SMI_HUGE ? page->domain->base : NULL;
         bool shared = heap != NULL && SMI_LOAD(&heap->owner) == SMI_ANY;
-        if (shared) smi_lock_take(&heap->use_lock);
+        if (shared) smi_use_begin(heap);
         smi_ref ref;
         void *result = NULL;
         if (smi_resolve_or_fault(block, &ref, call) == SAGEMEM_OK) {
@@ -5138,12 +5243,14 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
                 memset((char *)result + from, 0, now - from);
             }
             if (result == NULL) result = smi_resize_by_copy(&ref, block, size, new_tag, site, call);
-            if (result == NULL && same && size <= ref.size && size > ref.size / 4)
+            if (result == NULL && same && size <= ref.size && size > ref.size / 4) {
                 result = block; /* too large is better than not at all */
+                if ((heap->flags & SAGEMEM_HEAP_ZERO) != 0) memset((char *)block + size, 0, ref.size - size);
+            }
         } else {
             heap = NULL;
         }
-        if (shared) smi_lock_give(&page->domain->base->use_lock);
+        if (shared) smi_use_end(page->domain->base);
         if (result != NULL || heap == NULL || !smi_reclaim(heap, &step, size)) {
             if (result == NULL && heap != NULL && (heap->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0 &&
                 smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
@@ -5294,7 +5401,8 @@ SAGEMEM_API void sagemem_heap_visit(sagemem_heap *heap, void (*visit)(void *ctx,
 static smi_domain *smi_enter_block(void *block, smi_ref *ref, const char *call) {
     if (smi_resolve_or_fault(block, ref, call) != SAGEMEM_OK) return NULL;
     smi_domain *heap = smi_enter(ref->domain->base, call);
-    if (heap == NULL || smi_resolve_or_fault(block, ref, call) == SAGEMEM_OK) return heap; /* once more: a shared heap is locked only now */
+    if (heap == NULL || smi_resolve_or_fault(block, ref, call) == SAGEMEM_OK)
+        return heap; /* once more: a shared heap is locked only now */
     smi_leave(heap);
     return NULL;
 }
@@ -5328,6 +5436,7 @@ SAGEMEM_API void *sagemem_keep(void *block) {
             result = smi_domain_alloc(to, 16, ref.size, ref.tag, site, &zeroed, call);
             if (result != NULL) {
                 memcpy(result, block, ref.size);
+                if ((heap->flags & SAGEMEM_HEAP_ZERO) != 0) memset((char *)result + ref.size, 0, sagemem_size(result) - ref.size);
                 if (ref.system != NULL) smi_system_free(ref.system);
                 else smi_free_own(&ref, block, site);
             }
@@ -5554,22 +5663,19 @@ SAGEMEM_API sagemem_status sagemem_reserve(sagemem_heap *heap, uint64_t bytes) {
     smi_domain *d;
     sagemem_status status = smi_domain_for_limit(heap, &d, call);
     if (status != SAGEMEM_OK) return status;
-    smi_budget *b = &d->budget, *met = NULL;
+    smi_budget *b = &d->budget;
     /* The old claim is taken out first: nobody else can draw on it while the new one is made. */
     uint64_t old = smi_budget_draw(b, UINT64_MAX);
-    if (bytes > old) {
-        bool claimed = smi_budget_add(b, bytes - old);
-        if (!claimed) met = b;
-        else if (b->up != NULL && !smi_charge(b->up, bytes - old, 0, &met)) {
-            SMI_ATOMIC_SUB(&b->held, bytes - old);
-            claimed = false;
-        }
-        SMI_ATOMIC_ADD(&b->reserved, claimed ? bytes : old);
-        return claimed ? SAGEMEM_OK : smi_fail_limit(call, met, bytes - old);
+    if (bytes <= old) {
+        SMI_ATOMIC_ADD(&b->reserved, bytes);
+        smi_uncharge(b, old - bytes, NULL);
+        return SAGEMEM_OK;
     }
-    SMI_ATOMIC_ADD(&b->reserved, bytes);
-    smi_uncharge(b, old - bytes, NULL);
-    return SAGEMEM_OK;
+    smi_claim claim;
+    bool claimed = smi_charge(b, bytes - old, 0, &claim);
+    if (claimed) smi_budget_peak(b);
+    SMI_ATOMIC_ADD(&b->reserved, claimed ? bytes : old);
+    return claimed ? SAGEMEM_OK : smi_fail_limit(call, claim.met, bytes - old);
 }
 
 SAGEMEM_API sagemem_status sagemem_reclaimer_add(const char *name, int priority, sagemem_reclaim_fn reclaim, void *ctx) {
@@ -5850,6 +5956,7 @@ static bool smi_source_gave_huge(const sagemem_source *source) {
 typedef struct smi_pool_source {
     sagemem_source source; /* first: what the caller holds */
     smi_region region;
+    smi_page *outer; /* the block that lent the buffer */
     bool is_file;
     smi_os_file file;
     char *mapping;
@@ -5861,7 +5968,8 @@ static void *smi_source_pool_map(void *ctx, size_t size, size_t alignment) {
     smi_pool_source *s = (smi_pool_source *)ctx;
     smi_region *r = &s->region;
     size_t n = size / SMI_GRANULE, hint = r->hint, at;
-    while ((at = smi_region_find(r, n)) < r->granules && ((uintptr_t)(r->base + at * SMI_GRANULE) & (alignment - 1)) != 0) r->hint = at + 1;
+    while ((at = smi_region_find(r, n)) < r->granules && ((uintptr_t)(r->base + at * SMI_GRANULE) & (alignment - 1)) != 0)
+        r->hint = at + 1;
     r->hint = hint; /* only this search skipped what lies in front */
     if (at == r->granules) return NULL;
     char *pages = r->base + at * SMI_GRANULE;
@@ -5879,6 +5987,11 @@ static void smi_source_pool_unmap(void *ctx, void *pages, size_t size) {
 static void smi_source_pool_purge(void *ctx, void *pages, size_t size) {
     smi_pool_source *s = (smi_pool_source *)ctx;
     if (s->is_file) (void)smi_os_file_purge(pages, size);
+}
+
+/* The huge block whose memory a heap's pages are, or NULL. */
+static smi_page *smi_source_outer(const smi_domain *heap) {
+    return heap->has_source && heap->source.map_fn == smi_source_pool_map ? ((smi_pool_source *)heap->source.ctx)->outer : NULL;
 }
 
 static smi_pool_source *smi_source_pool_create(char *base, size_t granules) {
@@ -5905,11 +6018,24 @@ SAGEMEM_API sagemem_source *sagemem_source_buffer(void *memory, size_t size) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a buffer of %zu bytes at %p is too small; 64 KiB are the least", size, memory);
         return NULL;
     }
+    /* A block with pages of its own can lend all but the granule it starts in; among other blocks the map has no room. */
+    smi_page *outer = smi_lookup((void *)first);
+    if (outer != NULL && outer->kind != SMI_HUGE) outer = NULL;
+    if (outer != NULL && (uintptr_t)outer->start >> SMI_GRANULE_SHIFT == first >> SMI_GRANULE_SHIFT) first += SMI_GRANULE;
+    for (uintptr_t at = first; at < end; at += SMI_GRANULE) {
+        const smi_page *page = smi_lookup((void *)at);
+        if (page == NULL || page == outer || page->kind == SMI_DEAD) continue;
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                 "%p lies among the blocks of a heap; take the buffer from elsewhere, or from a block of more than %d bytes",
+                 memory, SMI_CHUNK_BLOCK_MAX);
+        return NULL;
+    }
     smi_pool_source *s = smi_os_fails() ? NULL : smi_source_pool_create((char *)first, (end - first) / SMI_GRANULE);
     if (s == NULL) {
         smi_fail_system(call, sizeof *s);
         return NULL;
     }
+    s->outer = outer;
     memset(s->region.dirty, 0xFF, (s->region.granules + 63) / 64 * sizeof(uint64_t)); /* the caller's bytes are in it */
     s->region.dirty_free = s->region.granules;
     return &s->source;
