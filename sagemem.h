@@ -801,6 +801,7 @@ static void smi_lock_give(smi_lock *lock) { pthread_mutex_unlock(lock); }
 typedef struct smi_thread {
     sagemem_heap *heap;          /* its default heap, NULL until first used */
     bool reclaiming;             /* inside the reclaim chain: it is not entered again */
+    struct smi_budget *paying;   /* whose allocation it is that the library needs structures for */
     uint64_t fail_at, fail_seen; /* sagemem_check_failures: the point that fails (0: not testing), points met */
     sagemem_error error;
 } smi_thread;
@@ -1222,7 +1223,12 @@ static void smi_quiet_begin(void) {
 static void smi_quiet_end(void) {
     if (smi_on_valgrind) VALGRIND_ENABLE_ERROR_REPORTING;
 }
+/* What was computed from bytes that the program may not have written yet. */
+static void smi_quiet_known(void *result, size_t size) {
+    if (smi_on_valgrind) (void)VALGRIND_MAKE_MEM_DEFINED(result, size);
+}
 #else
+static void smi_quiet_known(void *result, size_t size) { (void)result, (void)size; }
 static void smi_quiet_begin(void) {}
 static void smi_quiet_end(void) {}
 #endif
@@ -1529,6 +1535,7 @@ struct sagemem_heap {
     smi_u64 sum, peak, epoch;      /* bytes in use, now if exact, else as last seen; most at once; number of that peak */
     uint64_t exact_seen;           /* of sum: what the open scope, or all of an exact heap, had when it was last seen */
     uint64_t peak_shown;           /* exact heap: the peak that those above have seen */
+    uint64_t told;                 /* scope: its peak when the heap outside of it last grew */
     struct sagemem_heap *chain;    /* the domain that counts this one's blocks too, with every block; or NULL */
     smi_lock lock;                 /* lists of pages, records and scopes, against readers */
     smi_lock use_lock;             /* shared: one thread at a time, */
@@ -1554,7 +1561,8 @@ struct sagemem_heap {
     size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
     smi_u64 header_bytes, huge_page_bytes;
     uint32_t page_count, events;
-    smi_u64 scopes; /* open */
+    size_t event_bytes; /* since the last look: in pages that changed hands, in blocks that filled holes of chunks */
+    smi_u64 scopes;     /* open */
     uint64_t scopes_begun;
     struct sagemem_heap *ended, *unused; /* heap: the scope that ended last; scope structures to reuse */
     uint64_t began_ns, duration_ns;
@@ -1802,10 +1810,24 @@ static void smi_map_set_meta(const char *base, size_t bytes) {
         SMI_STORE_RELEASE(smi_map_entry((uintptr_t)(base + i) >> SMI_GRANULE_SHIFT), &smi_meta_page);
 }
 
+/* Turns n bytes that the heap at work has reserved into the library's: what the process holds stays the same. */
+static bool smi_meta_from_reserve(uint64_t n) {
+    for (smi_budget *b = smi_mine.paying; b != NULL && b->up != NULL; b = b->up) {
+        uint64_t drawn = smi_budget_draw(b, n);
+        if (drawn == n) {
+            for (smi_budget *up = b; up->up != NULL; up = up->up) SMI_ATOMIC_SUB(&up->held, n);
+            return true;
+        }
+        SMI_ATOMIC_ADD(&b->reserved, drawn);
+    }
+    return false;
+}
+
 static void *smi_meta_grow(size_t size) {
     size_t block = size > SMI_META_BLOCK / 4 ? size : (size_t)SMI_META_BLOCK;
     smi_claim claim;
-    if (!smi_charge(&smi_process.budget, block, 0, &claim)) {
+    bool charged = smi_charge(&smi_process.budget, block, 0, &claim);
+    if (!charged && !smi_meta_from_reserve(block)) {
         smi_fail_limit("sagemem", claim.met, block);
         return NULL;
     }
@@ -1813,7 +1835,8 @@ static void *smi_meta_grow(size_t size) {
     if (at == NULL || !smi_map_prepare(at, block)) {
         smi_fail_system("sagemem", block);
         if (at != NULL) smi_os_release(at, block);
-        smi_claim_undo(&claim, NULL);
+        if (charged) smi_claim_undo(&claim, NULL);
+        else smi_uncharge(&smi_process.budget, block, NULL);
         return NULL;
     }
     smi_budget_peak(&smi_process.budget);
@@ -2050,6 +2073,7 @@ static size_t smi_span_round(const smi_domain *d, size_t bytes) {
 
 static void smi_span_free(smi_domain *d, smi_page *page);
 
+enum { SMI_HUGE_ZONE = 64 }; /* checked: bytes in front of the block, filled */
 static bool smi_source_gave_huge(const sagemem_source *source);
 static smi_page *smi_source_outer(const smi_domain *heap);
 
@@ -2130,7 +2154,7 @@ static smi_page *smi_obituary(const smi_domain *d, const smi_page *page) {
     dead->name = d->base->name;
     dead->tag = page->kind == SMI_CHUNK || page->kind == SMI_SPARE ? (sagemem_tag)SAGEMEM_TAG_SAME : page->tag;
     dead->start = page->start;
-    dead->state = d->base->ending;
+    dead->state = d->base->ending || d->ending || (page->kind == SMI_SPARE && page->file != NULL);
     if (page->kind == SMI_SPARE) {
         dead->file = page->file;
         dead->id = page->id;
@@ -2192,12 +2216,16 @@ static uint32_t smi_hash_text(const char *text) {
 
 /* The one copy of a name, cut at 63 bytes; NULL: E_NOMEM is set. Each distinct name costs 128 bytes for ever. */
 static const char *smi_intern(const char *text) {
+    size_t length = 0;
+    while (length < SMI_NAME_MAX - 1 && text[length] != '\0') length++;
+    if (text[length] != '\0') /* cut, but not inside a UTF-8 character */
+        while (length > SMI_NAME_MAX - 5 && ((unsigned char)text[length] & 0xC0) == 0x80) length--;
     smi_name **list = &smi_names[smi_hash_text(text) % 256];
     for (smi_name *n = *list; n != NULL; n = n->next)
-        if (strncmp(n->text, text, SMI_NAME_MAX - 1) == 0) return n->text;
+        if (strncmp(n->text, text, length) == 0 && n->text[length] == '\0') return n->text;
     smi_name *n = (smi_name *)smi_meta_alloc(sizeof *n);
     if (n == NULL) return NULL;
-    strncpy(n->text, text, SMI_NAME_MAX - 1); /* the last byte stays 0 */
+    memcpy(n->text, text, length); /* the rest is 0 */
     n->next = *list;
     *list = n;
     return n->text;
@@ -2305,7 +2333,8 @@ SMI_INLINE smi_record *smi_record_of(const smi_domain *d, sagemem_tag tag) {
 
 /* Makes the tag's record in every domain that counts a block of d. */
 static bool smi_records_ready(smi_domain *d, sagemem_tag tag) {
-    if (smi_record_make(d->base, tag) == NULL) return false; /* takes over the scope's totals */
+    for (smi_domain *a = d->base; a != NULL; a = a->parent) /* the heap takes over a scope's totals; above, peaks are told */
+        if (smi_record_make(a, tag) == NULL) return false;
     for (; d != NULL; d = d->chain)
         if (smi_record_make(d, tag) == NULL) return false;
     return true;
@@ -2416,7 +2445,7 @@ static void smi_domain_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
 }
 
 static uint64_t smi_peak_of(const smi_domain *d) {
-    uint64_t peak = SMI_LOAD(&d->peak), sum = SMI_LOAD(&d->sum);
+    uint64_t sum = SMI_LOAD_ACQUIRE(&d->sum), peak = SMI_LOAD(&d->peak); /* in this order: a sum falls after its peak is noted */
     return sum > peak ? sum : peak;
 }
 
@@ -2467,7 +2496,7 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
     for (smi_domain *a = heap->exact ? heap->parent : heap; a != NULL; a = a->parent)
         if (!a->exact) smi_account_settle(a);
     heap->exact_seen = 0;
-    for (uint32_t t = 0; t < heap->groups_end * SMI_GROUP; t++) {
+    for (uint32_t t = 0; t < SMI_LOAD(&heap->groups_end) * SMI_GROUP; t++) {
         sagemem_tag tag = (sagemem_tag)t;
         smi_record *r = smi_record_find(heap, tag); /* a scope's tags have one too: see smi_records_ready */
         if (r == NULL) continue;
@@ -2484,13 +2513,15 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
         smi_publish_tag(heap, tag, r, now.bytes, now.blocks);
     }
     heap->events = 0;
+    heap->event_bytes = 0;
     smi_lock_give(&smi_stats_lock);
 }
 
 /* A scope ends: shows its peak, or that of its exact heap, to those that have not seen so much yet. Under the heap's lock. */
 static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
     if (!heap->exact) {
-        if (scope->chain == NULL && SMI_LOAD(&heap->sum) - heap->exact_seen + smi_peak_of(scope) > smi_peak_of(heap))
+        if (scope->chain == NULL && smi_peak_of(scope) > scope->told &&
+            SMI_LOAD(&heap->sum) - heap->exact_seen + smi_peak_of(scope) > smi_peak_of(heap))
             smi_publish(heap, true);
     } else if (smi_peak_of(heap) > heap->peak_shown) {
         heap->peak_shown = smi_peak_of(heap);
@@ -2500,8 +2531,20 @@ static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
 
 /* Called when a page of the heap changes hands or a slab page is exhausted. Looking costs a walk of the pages, so
  * that is done once in pages/32 such events: the bound in the manual follows from this. Under the heap's lock. */
-static void smi_event(smi_domain *heap) {
-    if (++heap->events > heap->page_count / 32) smi_publish(heap, false);
+/* The heap itself is about to grow while a scope is open: what the scope's peak was beside is told now, for afterwards
+ * the heap is no longer what it was then. */
+static void smi_outside_grows(smi_domain *heap) {
+    smi_domain *scope = heap->inner;
+    if (scope == NULL || scope->chain == heap || smi_peak_of(scope) == scope->told) return;
+    smi_lock_take(&heap->lock);
+    smi_publish(heap, true);
+    smi_lock_give(&heap->lock);
+    scope->told = smi_peak_of(scope);
+}
+
+static void smi_event(smi_domain *heap, size_t bytes) {
+    heap->event_bytes += bytes;
+    if (++heap->events > heap->page_count / 32 || heap->event_bytes > SMI_LOAD(&heap->budget.held) / 32) smi_publish(heap, false);
 }
 
 /* From now on the heap has children: its peaks are those of an account. Under smi_registry_lock. */
@@ -2512,7 +2555,7 @@ static void smi_account_begin(smi_domain *heap) {
     smi_lock_take(&smi_stats_lock);
     SMI_STORE(&heap->exact, false);
     uint64_t sum = 0;
-    for (uint32_t t = 0; t < heap->groups_end * SMI_GROUP; t++) {
+    for (uint32_t t = 0; t < SMI_LOAD(&heap->groups_end) * SMI_GROUP; t++) {
         const smi_record *r = smi_record_find(heap, (sagemem_tag)t);
         if (r != NULL) sum += r->seen_bytes;
     }
@@ -2597,7 +2640,8 @@ SMI_PEEKS static size_t smi_scan_quiet(const void *at, int byte, size_t size) {
     return i;
 }
 
-/* The words of smi_extra, in front of a header. */
+/* The words of smi_extra, in front of a header. SMI_X_SIZE has the tag in its upper 16 bits, for when the header is damaged. */
+static const uint64_t SMI_X_SIZE_MASK = ((uint64_t)1 << 48) - 1;
 typedef enum smi_extra { SMI_X_CANARY, SMI_X_SIZE, SMI_X_FILE, SMI_X_FREE_FILE, SMI_X_NEXT, SMI_X_LINES } smi_extra;
 SMI_INLINE char *smi_extra_at(const char *header, smi_extra which) {
     return (char *)(uintptr_t)header - SMI_EXTRA + 8 * (int)which;
@@ -2607,13 +2651,18 @@ SMI_INLINE uint64_t smi_units(uint64_t word) { return word & 0xFFFFF; }
 SMI_INLINE sagemem_tag smi_word_tag(uint64_t word) { return (sagemem_tag)(word >> 20); }
 SMI_INLINE smi_state smi_word_state(uint64_t word) { return (smi_state)(word >> 36 & 7); }
 SMI_INLINE uint64_t smi_with_state(uint64_t word, smi_state state) { return (word & ~((uint64_t)7 << 36)) | (uint64_t)state << 36; }
+SMI_INLINE uint64_t smi_guard_of(uint64_t salt, const char *header, uint64_t fields) {
+    return ((fields ^ (uint64_t)(uintptr_t)header << 16 ^ salt) * SMI_MIX) >> 40;
+}
 SMI_INLINE uint64_t smi_guard(const smi_domain *d, const char *header, uint64_t fields) {
-    return ((fields ^ (uint64_t)(uintptr_t)header << 16 ^ d->salt) * SMI_MIX) >> 40;
+    return smi_guard_of(d->salt, header, fields);
 }
 SMI_INLINE uint64_t smi_word(const smi_domain *d, const char *header, uint64_t units, sagemem_tag tag, smi_state state) {
     uint64_t fields = units | (uint64_t)tag << 20;
     return fields | (uint64_t)state << 36 | smi_guard(d, header, fields) << 40;
 }
+/* The n-th scope of a heap has this salt. */
+SMI_INLINE uint64_t smi_scope_salt(const smi_domain *heap, uint64_t n) { return (heap->salt ^ n) * SMI_MIX; }
 SMI_INLINE bool smi_word_good(const smi_domain *d, const char *header, uint64_t word) {
     return word >> 40 == smi_guard(d, header, word & SMI_FIELDS) && smi_word_state(word) >= SMI_LIVE &&
            smi_word_state(word) <= SMI_QUARANTINED;
@@ -2626,26 +2675,61 @@ SMI_INLINE unsigned smi_list_of(uint64_t units) {
     return 65 + (shift - 6) * 4 + (unsigned)(units >> (shift - 2) & 3);
 }
 
+/* A link in a freed block: 48 bits of address (the page map has no more) and 16 of proof, so that what was written
+ * there after the free is seen before it is followed. */
+static char *const SMI_BROKEN = (char *)1;
+SMI_INLINE uint64_t smi_link_word(uint64_t salt, const char *at, const char *to) {
+    uint64_t address = (uint64_t)(uintptr_t)to;
+    return address | ((address ^ (uint64_t)(uintptr_t)at ^ salt) * SMI_MIX) >> 48 << 48;
+}
+SMI_INLINE void smi_link_put(uint64_t salt, char *at, const char *to) { smi_set(at, smi_link_word(salt, at, to)); }
+SMI_INLINE char *smi_link_at(uint64_t salt, const char *at) {
+    uint64_t word = smi_get(at);
+    char *to = (char *)(uintptr_t)(word & (((uint64_t)1 << 48) - 1));
+    return SMI_LIKELY(smi_link_word(salt, at, to) == word) ? to : SMI_BROKEN;
+}
 /* Links of a free block: its second and third word. */
-SMI_INLINE char *smi_link_get(const char *header, int which) { return (char *)(uintptr_t)smi_get(header + 8 + 8 * which); }
-SMI_INLINE void smi_link_set(char *header, int which, const char *to) { smi_set(header + 8 + 8 * which, (uint64_t)(uintptr_t)to); }
+SMI_INLINE char *smi_link_get(const smi_domain *d, const char *header, int which) {
+    return smi_link_at(d->salt, header + 8 + 8 * which);
+}
+SMI_INLINE void smi_link_set(const smi_domain *d, char *header, int which, const char *to) {
+    smi_link_put(d->salt, header + 8 + 8 * which, to);
+}
 
 static void smi_list_push(smi_domain *d, char *header, uint64_t units) {
     unsigned i = smi_list_of(units);
     char *first = (char *)d->lists[i];
-    smi_link_set(header, 0, first);
-    smi_link_set(header, 1, NULL);
-    if (first != NULL) smi_link_set(first, 1, header);
+    smi_link_set(d, header, 0, first);
+    smi_link_set(d, header, 1, NULL);
+    if (first != NULL) smi_link_set(d, first, 1, header);
     d->lists[i] = (smi_free_block *)(void *)header;
     d->list_map[i / 64] |= (uint64_t)1 << (i % 64);
 }
-static void smi_list_remove(smi_domain *d, char *header, uint64_t units) {
+SMI_NOINLINE void smi_list_damaged(smi_domain *d, const char *header, unsigned list);
+
+/* False: the block was written to after it was freed; the fault handler was called, its list is given up. */
+static bool smi_list_remove(smi_domain *d, char *header, uint64_t units) {
     unsigned i = smi_list_of(units);
-    char *next = smi_link_get(header, 0), *prev = smi_link_get(header, 1);
-    if (next != NULL) smi_link_set(next, 1, prev);
-    if (prev != NULL) smi_link_set(prev, 0, next);
+    char *next = smi_link_get(d, header, 0), *prev = smi_link_get(d, header, 1);
+    if (SMI_UNLIKELY(next == SMI_BROKEN || prev == SMI_BROKEN)) {
+        smi_list_damaged(d, header, i);
+        return false;
+    }
+    if (next != NULL) smi_link_set(d, next, 1, prev);
+    if (prev != NULL) smi_link_set(d, prev, 0, next);
     else d->lists[i] = (smi_free_block *)(void *)next;
     if (d->lists[i] == NULL) d->list_map[i / 64] &= ~((uint64_t)1 << (i % 64));
+    return true;
+}
+SMI_NOINLINE void smi_list_damaged(smi_domain *d, const char *header, unsigned list) {
+    uint64_t word = smi_get(header);
+    d->lists[list] = NULL; /* what hung behind the block is leaked: nothing of it can be trusted */
+    d->list_map[list / 64] &= ~((uint64_t)1 << (list % 64));
+    smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem",
+              "freed block %p (tag '%s', heap '%s') was written to after it was freed, or the block before it overflowed; a "
+              "SAGEMEM_HEAP_CHECKED heap tells which",
+              (const void *)(header + 8), smi_word_good(d, header, word) ? sagemem_tag_name(smi_word_tag(word)) : "unknown",
+              d->base->name);
 }
 
 /* Least units of a block: the word, two links and the size at the end. */
@@ -2667,9 +2751,9 @@ static void smi_mark_next(const smi_domain *d, const smi_page *page, char *heade
     }
 }
 
-/* Enters a mergeable free block whose neighbours are both in use. */
-static void smi_chunk_put(smi_domain *d, smi_page *page, char *header, uint64_t units) {
-    smi_set(header, smi_word(d, header, units, 0, SMI_FREE));
+/* Enters a mergeable free block whose neighbours are both in use. tag: of the block that was there, for messages. */
+static void smi_chunk_put(smi_domain *d, smi_page *page, char *header, uint64_t units, sagemem_tag tag) {
+    smi_set(header, smi_word(d, header, units, tag, SMI_FREE));
     smi_set(header - d->pre + units * 16 - 8, units);
     smi_list_push(d, header, units);
     smi_mark_next(d, page, header, units, true);
@@ -2681,29 +2765,41 @@ static uint64_t smi_chunk_cut(smi_domain *d, smi_page *page, char *header, uint6
         smi_mark_next(d, page, header, have, false);
         return have;
     }
-    smi_chunk_put(d, page, header + want * 16, have - want);
+    smi_chunk_put(d, page, header + want * 16, have - want, 0);
     return want;
 }
 
-/* Best fit among the mergeable free blocks; *units: what it has. */
-static char *smi_chunk_fit(smi_domain *d, uint64_t *units) {
+/* Best fit among the mergeable free blocks; *units: what it has. *damaged: one was found that had been written to. */
+static char *smi_chunk_fit(smi_domain *d, uint64_t *units, bool *damaged) {
     unsigned i = smi_list_of(*units);
-    char *found = NULL;
+    char *found = NULL, *next;
     int tries = 0;
-    for (char *h = (char *)d->lists[i]; h != NULL && tries < 8; h = smi_link_get(h, 0), tries++)
+    for (char *h = (char *)d->lists[i]; h != NULL && tries < 8; h = next, tries++) {
         if (smi_units(smi_get(h)) >= *units && smi_word_state(smi_get(h)) == SMI_FREE) {
             found = h;
             break;
         }
+        next = smi_link_get(d, h, 0);
+        if (SMI_UNLIKELY(next == SMI_BROKEN)) {
+            smi_list_damaged(d, h, i);
+            *damaged = true;
+            return NULL;
+        }
+    }
     unsigned from = d->bump && i < SMI_UNITS_APART ? (unsigned)SMI_UNITS_APART : i; /* a scope's small ones are not mergeable */
     for (unsigned w = (from + 1) / 64; found == NULL && w < 2; w++) {
         uint64_t map = d->list_map[w];
         if (w == (from + 1) / 64) map &= ~(uint64_t)0 << ((from + 1) % 64);
-        if (map != 0) found = (char *)d->lists[w * 64 + (unsigned)__builtin_ctzll(map)];
+        if (map == 0) continue;
+        i = w * 64 + (unsigned)__builtin_ctzll(map);
+        found = (char *)d->lists[i];
     }
     if (found == NULL) return NULL;
-    uint64_t have = smi_units(smi_get(found));
-    smi_list_remove(d, found, have);
+    uint64_t word = smi_get(found), have = smi_units(word);
+    bool good = smi_word_good(d, found, word);
+    if (SMI_UNLIKELY(!good)) smi_list_damaged(d, found, i);
+    *damaged = !good || !smi_list_remove(d, found, have);
+    if (SMI_UNLIKELY(*damaged)) return NULL;
     *units = smi_chunk_cut(d, smi_lookup(found), found, have, *units);
     return found;
 }
@@ -2717,7 +2813,7 @@ static void smi_chunk_seal(smi_domain *d) {
     d->chunk = NULL;
     page->top = rest >= smi_units_min(d) ? d->bump_end : d->bump_at;
     d->bump_at = d->bump_end = NULL;
-    if (rest >= smi_units_min(d)) smi_chunk_put(d, page, header, rest);
+    if (rest >= smi_units_min(d)) smi_chunk_put(d, page, header, rest, 0);
 }
 
 /* A chunk kept from an ended scope, large enough and within the limits of the open ones. */
@@ -2783,7 +2879,7 @@ static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
     d->bump_at = page->start;
     d->bump_end = page->base + (page->bytes < SMI_CHUNK_END ? page->bytes : (size_t)SMI_CHUNK_END) - 8;
     smi_page_link(d, &d->pages, page);
-    if (!spare) smi_event(d->base); /* a spare stays in the heap's hands */
+    if (!spare) smi_event(d->base, page->bytes); /* a spare stays in the heap's hands */
     smi_lock_give(&d->base->lock);
     return true;
 }
@@ -2798,18 +2894,21 @@ SMI_INLINE char *smi_chunk_bump(smi_domain *d, uint64_t units) {
 /* Room for `units`, not yet a block: its word is to be written. *units: what it really has; *mark: the
  * previous-is-free bit to keep. */
 static char *smi_chunk_take(smi_domain *d, uint64_t *units, uint64_t *mark, const char *call) {
+    bool damaged = false;
     *mark = 0;
     if (*units <= SMI_UNITS_APART && d->lists[*units] != NULL) {
         char *header = (char *)d->lists[*units];
         uint64_t word = smi_get(header);
-        smi_list_remove(d, header, *units);
+        bool good = smi_word_good(d, header, word);
+        if (SMI_UNLIKELY(!good)) smi_list_damaged(d, header, (unsigned)*units);
+        if (SMI_UNLIKELY(!good || !smi_list_remove(d, header, *units))) return NULL;
         if (smi_word_state(word) == SMI_APART) *mark = word & SMI_PREV_FREE;
         else smi_mark_next(d, smi_lookup(header), header, *units, false);
         return header;
     }
-    char *header = d->bump ? smi_chunk_bump(d, *units) : smi_chunk_fit(d, units);
-    if (header == NULL) header = d->bump ? smi_chunk_fit(d, units) : smi_chunk_bump(d, *units);
-    if (header == NULL && smi_chunk_new(d, *units, call)) header = smi_chunk_bump(d, *units);
+    char *header = d->bump ? smi_chunk_bump(d, *units) : smi_chunk_fit(d, units, &damaged);
+    if (header == NULL && !damaged) header = d->bump ? smi_chunk_fit(d, units, &damaged) : smi_chunk_bump(d, *units);
+    if (header == NULL && !damaged && smi_chunk_new(d, *units, call)) header = smi_chunk_bump(d, *units);
     return header;
 }
 
@@ -2818,42 +2917,73 @@ static void smi_chunk_release(smi_domain *d, smi_page *page) {
     smi_lock_take(&d->base->lock);
     smi_page_unlink(d, &d->pages, page);
     d->chunk_bytes -= page->bytes;
-    smi_event(d->base);
+    smi_event(d->base, page->bytes);
     smi_lock_give(&d->base->lock);
     smi_span_free(d, page);
 }
 
-/* Makes room free again; the block is not counted any more. */
+/* The free block in front of a header, or NULL: what says where it begins, or its own word, was written to. */
+static char *smi_chunk_before(smi_domain *d, const smi_page *page, char *header) {
+    uint64_t units = smi_get(header - d->pre - 8), most = (uint64_t)(header - d->pre - page->start) / 16;
+    char *before = header - (units <= most ? units : 0) * 16;
+    uint64_t word = smi_get(before);
+    if (before != header && smi_units(word) == units && smi_word_good(d, before, word) && smi_word_state(word) == SMI_FREE)
+        return before;
+    smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem_free",
+              "the free block in front of block %p (heap '%s') was written to after it was freed, or block %p underflowed; a "
+              "SAGEMEM_HEAP_CHECKED heap tells which",
+              (void *)(header + 8), d->base->name, (void *)(header + 8));
+    return NULL;
+}
+
+/* False: the word behind a block is damaged; the fault handler was called. */
+static bool smi_chunk_behind(smi_domain *d, char *header, uint64_t word, const char *next) {
+    if (SMI_LIKELY(smi_word_good(d, next, smi_get(next)))) return true;
+    smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem_free",
+              "block %p (%zu bytes, tag '%s', heap '%s') was written to behind its end (overflow), or the one behind it, %p, in "
+              "front of its first byte (underflow)",
+              (void *)(header + 8), (size_t)smi_units(word) * 16 - 8 - d->pre, sagemem_tag_name(smi_word_tag(word)), d->base->name,
+              (const void *)(next + 8));
+    return false;
+}
+
+/* Makes room free again; the block is not counted any more. Its word says so also where it is merged with its
+ * neighbours: a second free then finds it. */
 static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t word) {
     uint64_t units = smi_units(word);
+    sagemem_tag tag = smi_word_tag(word);
     char *next = smi_next_header(d, page, header, units);
-    smi_set(header, 0); /* what is merged or bumped over must not be taken for a block later */
     if (d->bump && units <= SMI_UNITS_APART && (next != NULL || page != d->chunk || (word & SMI_PREV_FREE) != 0)) {
-        smi_set(header, smi_word(d, header, units, 0, SMI_APART) | (word & SMI_PREV_FREE));
+        smi_set(header, smi_with_state(word, SMI_APART));
         smi_list_push(d, header, units);
         return;
     }
-    if ((word & SMI_PREV_FREE) != 0) {
-        uint64_t before = smi_get(header - d->pre - 8);
-        header -= before * 16;
-        smi_list_remove(d, header, before);
-        units += before;
+    smi_set(header, smi_with_state(word, SMI_FREE));
+    bool merge = next == NULL || smi_chunk_behind(d, header, word, next);
+    char *before = (word & SMI_PREV_FREE) != 0 ? smi_chunk_before(d, page, header) : NULL;
+    if (before != NULL) {
+        uint64_t first = smi_get(before);
+        if (smi_list_remove(d, before, smi_units(first))) {
+            header = before;
+            units += smi_units(first);
+            tag = smi_word_tag(first);
+        }
     }
-    if (next != NULL && smi_word_state(smi_get(next)) == SMI_FREE) {
+    if (next != NULL && merge && smi_word_state(smi_get(next)) == SMI_FREE) {
         uint64_t behind = smi_units(smi_get(next));
-        smi_list_remove(d, next, behind);
-        units += behind;
-        smi_set(next, 0);
-        next = smi_next_header(d, page, next, behind);
+        if (smi_list_remove(d, next, behind)) {
+            units += behind;
+            next = smi_next_header(d, page, next, behind);
+        }
     }
     if (next == NULL && page == d->chunk) d->bump_at = header - d->pre;
     else if (next == NULL && header - d->pre == page->start) smi_chunk_release(d, page);
-    else smi_chunk_put(d, page, header, units);
+    else smi_chunk_put(d, page, header, units, tag);
 }
 
 /* Usable bytes of a live block. */
 SMI_INLINE size_t smi_chunk_size(const smi_domain *d, const char *header, uint64_t word) {
-    return d->pre == 0 ? (size_t)smi_units(word) * 16 - 8 : (size_t)smi_get(smi_extra_at(header, SMI_X_SIZE));
+    return d->pre == 0 ? (size_t)smi_units(word) * 16 - 8 : (size_t)(smi_get(smi_extra_at(header, SMI_X_SIZE)) & SMI_X_SIZE_MASK);
 }
 SMI_INLINE bool smi_checked(const smi_domain *d) { return d->post != 0; }
 
@@ -2867,9 +2997,9 @@ typedef struct smi_site {
 enum { SMI_FILL_NEW = 0xCB, SMI_FILL_FREED = 0xDF, SMI_FILL_ZONE = 0xFB }; /* "clean", "dead", "fence" */
 
 /* Fills in smi_extra and, in a checked heap, what lies around and in the block. */
-static void smi_chunk_dress(smi_domain *d, char *header, uint64_t units, size_t size, smi_site site) {
+static void smi_chunk_dress(smi_domain *d, char *header, uint64_t units, size_t size, sagemem_tag tag, smi_site site) {
     smi_set(smi_extra_at(header, SMI_X_CANARY), smi_canary(d, header));
-    smi_set(smi_extra_at(header, SMI_X_SIZE), size);
+    smi_set(smi_extra_at(header, SMI_X_SIZE), (uint64_t)size | (uint64_t)tag << 48);
     smi_set(smi_extra_at(header, SMI_X_FILE), (uint64_t)(uintptr_t)site.file);
     smi_set(smi_extra_at(header, SMI_X_FREE_FILE), 0);
     smi_set(smi_extra_at(header, SMI_X_LINES), (uint32_t)site.line);
@@ -2911,10 +3041,15 @@ static void *smi_chunk_alloc(smi_domain *d, size_t alignment, size_t size, sagem
         }
     }
     smi_set(header, smi_word(d, header, units, tag, SMI_LIVE) | mark);
-    if (d->pre != 0) smi_chunk_dress(d, header, units, smi_checked(d) ? size : (size_t)units * 16 - 8 - d->pre, site);
+    if (d->pre != 0) smi_chunk_dress(d, header, units, smi_checked(d) ? size : (size_t)units * 16 - 8 - d->pre, tag, site);
     size_t usable = smi_chunk_size(d, header, smi_get(header));
     smi_count_alloc(d, tag, usable, 1);
     SMI_ADD(&d->header_bytes, units * 16 - usable);
+    if (d == d->base && !SMI_LOAD(&d->exact) && (d->event_bytes += usable) > SMI_LOAD(&d->budget.held) / 32) {
+        smi_lock_take(&d->lock); /* holes fill without a page changing hands */
+        smi_publish(d, false);
+        smi_lock_give(&d->lock);
+    }
     if (smi_watched) smi_watch_alloc(header + 8, usable, false);
     return header + 8;
 }
@@ -2931,15 +3066,12 @@ static void smi_chunk_forget(smi_domain *d, char *header, uint64_t word) {
 
 enum { SMI_QUARANTINE_MAX = 1 << 20 };
 
+static sagemem_status smi_quarantine_damaged(const smi_domain *d, char *header, uint64_t word, size_t at, const char *call);
+
 static sagemem_status smi_quarantine_intact(const smi_domain *d, char *header, uint64_t word, const char *call) {
     size_t size = smi_chunk_size(d, header, word), at = smi_scan_quiet(header + 8, SMI_FILL_FREED, size);
     if (at == size) return SAGEMEM_OK;
-    const char *file = (const char *)(uintptr_t)smi_get(smi_extra_at(header, SMI_X_FILE));
-    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call,
-                     "freed block %p (%zu bytes, tag '%s', heap '%s'%s%s) was written to at byte %zu after it was freed; look for "
-                     "a copy of its pointer that lives on",
-                     (void *)(header + 8), size, sagemem_tag_name(smi_word_tag(word)), d->base->name,
-                     file != NULL ? ", allocated in " : "", file != NULL ? file : "", at);
+    return smi_quarantine_damaged(d, header, word, at, call);
 }
 
 static void smi_quarantine_leave(smi_domain *d) {
@@ -3007,6 +3139,7 @@ SMI_PEEKS static bool smi_cell_proves_quiet(const smi_page *page, const smi_cell
     smi_quiet_begin();
     const volatile smi_cell *c = cell;
     bool proves = ((uintptr_t)c->next ^ c->proof ^ (uintptr_t)cell) == page->key;
+    smi_quiet_known(&proves, sizeof proves);
     smi_quiet_end();
     return proves;
 }
@@ -3093,7 +3226,7 @@ static void smi_slab_release(smi_domain *d, smi_page *page) {
     SMI_ADD(&r->free_bytes, ever * page->block_size);
     SMI_ADD(&r->free_blocks, ever);
     d->slab_bytes -= page->bytes;
-    smi_event(d);
+    smi_event(d, page->bytes);
     smi_lock_give(&d->lock);
     page->owner = 0;
     smi_span_free(d, page);
@@ -3179,7 +3312,7 @@ static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_ind
     smi_lock_take(&d->lock);
     smi_page_link(d, &r->slabs, page);
     d->slab_bytes += page->bytes;
-    smi_event(d);
+    smi_event(d, page->bytes);
     smi_lock_give(&d->lock);
     __atomic_store_n(&page->owner, d->fast ? d->owner : 0, __ATOMIC_RELEASE);
     return page;
@@ -3210,7 +3343,7 @@ static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_
     }
     smi_slab_fold(next);
     next->state = SMI_SLAB_CURRENT;
-    smi_event(d);
+    smi_event(d, next->bytes);
     smi_lock_give(&d->lock);
     bins->current[class_index] = next;
     if (next->cells == NULL) smi_slab_extend(next);
@@ -3243,13 +3376,15 @@ static void *smi_slab_alloc(smi_domain *d, size_t size, sagemem_tag tag, const c
     return cell;
 }
 
-/* Which blocks of a page are free: one bit each. Owner. Returns how many, or -1: a list leads out of the page or is not as long as it says. */
+/* Which blocks of a page are free: one bit each. Owner. Returns how many, or -1: a list leads out of the page or is not as
+ * long as it says; *damaged is the block where that was seen. */
 enum { SMI_SLAB_WORDS = SMI_SLAB_MAX / 16 / 64 };
-static int64_t smi_slab_free_map(const smi_page *page, uint64_t *map) {
+static int64_t smi_slab_free_map(const smi_page *page, uint64_t *map, const void **damaged) {
     memset(map, 0, SMI_SLAB_WORDS * sizeof *map);
     uint32_t found = 0;
     for (const smi_cell *c = page->cells; c != NULL; c = smi_cell_next_quiet(c)) {
         int64_t i = smi_slab_index(page, c);
+        *damaged = c;
         if (i < 0 || smi_bit(map, (size_t)i) || !smi_cell_proves_quiet(page, c)) return -1;
         smi_bits_set(map, (size_t)i, 1);
         found++;
@@ -3257,6 +3392,7 @@ static int64_t smi_slab_free_map(const smi_page *page, uint64_t *map) {
     uint32_t remote = SMI_LOAD_ACQUIRE(&page->remote), count = remote >> 16;
     for (uint32_t at = remote & 0xFFFF; count > 0; count--) {
         if (at == 0 || at > page->capacity || smi_bit(map, at - 1)) return -1;
+        *damaged = page->start + (size_t)(at - 1) * page->block_size;
         smi_bits_set(map, at - 1, 1);
         found++;
         at = (uint32_t)(uintptr_t)smi_cell_next_quiet((smi_cell *)(void *)(page->start + (size_t)(at - 1) * page->block_size));
@@ -3293,8 +3429,6 @@ static void smi_domain_trim(smi_domain *d) {
 
 /* -- Huge blocks: pages of their own; all that is known about one lies in its smi_page. ------------------------ */
 
-enum { SMI_HUGE_ZONE = 64 }; /* checked: bytes in front of the block, filled */
-
 static size_t smi_huge_front(const smi_domain *d) { return smi_checked(d) ? (size_t)SMI_HUGE_ZONE : 0; }
 
 static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
@@ -3307,21 +3441,22 @@ static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
 static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
                             const char *call) {
     size_t front = smi_huge_front(d);
+    size_t behind = smi_watched ? (size_t)SMI_RED_ZONE : d->post; /* a tool is to see the end */
     if (front > 0 && alignment > front) front = alignment;
-    if (size > SIZE_MAX / 2 - front - d->post) {
+    if (size > SIZE_MAX / 2 - front - behind) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", size);
         return NULL;
     }
-    smi_page *page = smi_page_create(d, SMI_HUGE, front, front + size + d->post, alignment, zeroed, call);
+    smi_page *page = smi_page_create(d, SMI_HUGE, front, front + size + behind, alignment, zeroed, call);
     if (page == NULL) return NULL;
     page->tag = tag;
     page->file = site.file;
     page->line = site.line;
-    smi_huge_dress(d, page, smi_checked(d) ? size : page->bytes);
+    smi_huge_dress(d, page, behind > 0 ? size : page->bytes);
     smi_lock_take(&d->base->lock);
     smi_page_link(d, &d->pages, page);
     smi_count_alloc(d, tag, page->size, 1);
-    smi_event(d->base);
+    smi_event(d->base, page->bytes);
     smi_lock_give(&d->base->lock);
     if (smi_watched) smi_watch_alloc(page->start, page->size, *zeroed);
     return page->start;
@@ -3332,7 +3467,7 @@ static void smi_huge_free(smi_domain *d, smi_page *page) {
     smi_lock_take(&d->base->lock);
     smi_count_free(d, page->tag, page->size, 1);
     smi_page_unlink(d, &d->pages, page);
-    smi_event(d->base);
+    smi_event(d->base, page->bytes);
     smi_lock_give(&d->base->lock);
     smi_span_free(d, page);
 }
@@ -3406,7 +3541,7 @@ static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
         smi_budget_peak(&d->budget);
     }
     smi_lock_give(&smi_span_lock);
-    if (start != NULL) smi_event(heap);
+    if (start != NULL) smi_event(heap, page->bytes);
     smi_lock_give(&heap->lock);
     return start;
 }
@@ -3462,7 +3597,7 @@ static void smi_system_remove(const void *block) {
         gap = i;
     }
     smi_system_table[gap] = NULL;
-    smi_system_count--;
+    SMI_SUB(&smi_system_count, 1);
 }
 
 static smi_system_block *smi_system_find(const void *block) {
@@ -3567,6 +3702,19 @@ static void smi_ref_extra(smi_ref *ref) {
     ref->line = (int)(uint32_t)smi_get(smi_extra_at(ref->header, SMI_X_LINES));
 }
 
+static sagemem_status smi_quarantine_damaged(const smi_domain *d, char *header, uint64_t word, size_t at, const char *call) {
+    char what[SMI_WHY];
+    smi_ref ref;
+    memset(&ref, 0, sizeof ref);
+    ref.domain = (smi_domain *)(uintptr_t)d;
+    ref.header = header;
+    ref.tag = smi_word_tag(word);
+    ref.size = smi_chunk_size(d, header, word);
+    smi_ref_extra(&ref);
+    smi_describe(&ref, header + 8, what, sizeof what);
+    return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "%s was written to at byte %zu after it was freed", what, at);
+}
+
 /* Guards of a live block in a chunk. */
 static sagemem_status smi_chunk_intact(const smi_domain *d, const char *header, uint64_t word, char *why, size_t why_size) {
     if (d->pre == 0) return SAGEMEM_OK;
@@ -3595,29 +3743,67 @@ static sagemem_status smi_huge_intact(const smi_page *page, char *why, size_t wh
     return SAGEMEM_E_CORRUPT;
 }
 
-/* The header of the block that `at` lies in, found from the start of its chunk, or NULL. */
-static char *smi_chunk_walk(const smi_domain *d, const smi_page *page, const char *at) {
+/* The header of the block that `at` lies in, found from the start of its chunk, or NULL. *before: the one in front of it. */
+static char *smi_chunk_walk(const smi_domain *d, const smi_page *page, const char *at, char **before) {
+    *before = NULL;
     for (char *h = page->start + d->pre; h - d->pre < smi_chunk_top(d, page);) {
         uint64_t word = smi_get(h);
         if (!smi_word_good(d, h, word) || smi_units(word) == 0) return h; /* damaged: nothing behind it can be told */
         char *next = h + smi_units(word) * 16;
         if (at < next - d->pre) return h;
+        *before = h;
         h = next;
     }
     return NULL;
+}
+
+/* A block whose word is damaged: what is told of it comes from smi_extra, or it is the block before it that is told. */
+static void smi_describe_damaged(smi_ref *ref, char *before, char *text, size_t size) {
+    const smi_domain *d = ref->domain;
+    char what[SMI_WHY];
+    if (d->pre != 0 && smi_get(smi_extra_at(ref->header, SMI_X_CANARY)) == smi_canary(d, ref->header)) {
+        uint64_t extra = smi_get(smi_extra_at(ref->header, SMI_X_SIZE));
+        ref->tag = (sagemem_tag)(extra >> 48);
+        ref->size = (size_t)(extra & SMI_X_SIZE_MASK);
+        smi_ref_extra(ref);
+        smi_describe(ref, ref->header + 8, what, sizeof what);
+        smi_text(text, size, "%s was written to in front of its first byte (underflow)", what);
+        return;
+    }
+    void *damaged = ref->header + 8;
+    if (before == NULL) {
+        smi_text(text, size, "block %p (the first of a chunk of heap '%s') was written to in front of its first byte (underflow)",
+                 damaged, d->base->name);
+        return;
+    }
+    uint64_t word = smi_get(before);
+    if (smi_word_state(word) == SMI_FREE || smi_word_state(word) == SMI_APART) {
+        smi_text(
+            text, size,
+            "the word in front of block %p (heap '%s') is damaged: it underflowed, or the free block %p before it was written to "
+            "behind its end",
+            damaged, d->base->name, (void *)(before + 8));
+        return;
+    }
+    smi_ref first = *ref;
+    first.header = before;
+    first.word = word;
+    first.tag = smi_word_tag(word);
+    first.size = smi_chunk_size(d, before, word);
+    smi_ref_extra(&first);
+    smi_describe(&first, before + 8, what, sizeof what);
+    smi_text(text, size, "the word in front of block %p is damaged: %s overflowed, or it underflowed itself", damaged, what);
 }
 
 static sagemem_status smi_resolve_dead(const smi_page *page, const void *p, char *text, size_t size) {
     const char *heap = page->kind == SMI_DEAD ? page->name : page->domain->base->name;
     char scope[SMI_NAME_MAX + 24] = "";
     if (page->file != NULL) smi_text(scope, sizeof scope, "scope %s %llu of ", page->file, (unsigned long long)page->id);
-    const char *ended = page->kind == SMI_SPARE || (page->file != NULL && !page->state) ? "has ended"
-                        : page->state                                                   ? "has ended"
-                                                                                        : "gave its pages back";
-    if (page->kind == SMI_DEAD && page->tag != SAGEMEM_TAG_SAME && page->file == NULL && !page->state)
+    const char *ended = page->kind == SMI_SPARE || page->state ? "has ended" : "gave its pages back";
+    if (page->kind == SMI_DEAD && page->tag != SAGEMEM_TAG_SAME && !page->state)
         smi_text(text, size,
-                 "%p was freed already: it lies in pages of tag '%s' that heap '%s' gave back; look for a second free of it", p,
-                 sagemem_tag_name(page->tag), heap);
+                 "%p was freed already: it lies in pages of tag '%s' that %sheap '%s' gave back; look for a second free of it", p,
+                 sagemem_tag_name(page->tag), scope, heap);
     else
         smi_text(text, size, "%p is stale: it lies in memory of %sheap '%s', which %s; look for a pointer that outlives it", p,
                  scope, heap, ended);
@@ -3644,22 +3830,41 @@ static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_
     if (page->domain->owner == smi_self() || page->domain->owner == SMI_ANY) {
         /* The proof may be an accident of the block's contents: look before accusing. */
         uint64_t map[SMI_SLAB_WORDS];
-        if (smi_slab_free_map(page, map) >= 0 && !smi_bit(map, (size_t)index)) return SAGEMEM_OK;
+        const void *damaged;
+        if (smi_slab_free_map(page, map, &damaged) >= 0 && !smi_bit(map, (size_t)index)) return SAGEMEM_OK;
     }
     smi_describe(ref, p, what, sizeof what);
     smi_text(text, size, "%s was freed already; look for a second free of it", what);
     return SAGEMEM_E_STALE;
 }
 
+/* Whether a word was written by a scope of this heap that has ended, one of the last 1024 begun. For messages. */
+static bool smi_word_of_ended(const smi_domain *d, const char *header, uint64_t word) {
+    const smi_domain *heap = d->base;
+    uint64_t begun = heap->scopes_begun, n = begun < 1024 ? begun : 1024;
+    smi_state state = smi_word_state(word);
+    if (state < SMI_LIVE || state > SMI_QUARANTINED || smi_units(word) == 0 || smi_word_tag(word) > SAGEMEM_TAG_MAX) return false;
+    for (; n > 0; n--, begun--)
+        if (word >> 40 == smi_guard_of(smi_scope_salt(heap, begun), header, word & SMI_FIELDS)) return true;
+    return false;
+}
+
 static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi_ref *ref, char *text, size_t size) {
     const smi_domain *d = page->domain;
     char *header = (char *)(uintptr_t)p - 8;
     char what[SMI_WHY], why[80];
-    bool place = ((uintptr_t)p & 15) == 0 && header >= page->start + d->pre && header - d->pre < smi_chunk_top(d, page);
+    /* Not smi_chunk_top: another thread may be moving it. What lies behind it holds no live word. */
+    bool place = ((uintptr_t)p & 15) == 0 && header >= page->start + d->pre && header < page->base + page->bytes - 16;
     uint64_t word = place ? smi_get(header) : 0;
     bool good = place && smi_word_good(d, header, word);
+    if (place && !good && smi_word_of_ended(d, header, word)) {
+        smi_text(text, size,
+                 "block %p (%zu bytes, tag '%s', heap '%s') went with a scope that has ended; look for a pointer that outlives it",
+                 p, (size_t)smi_units(word) * 16 - 8 - d->pre, sagemem_tag_name(smi_word_tag(word)), d->base->name);
+        return SAGEMEM_E_STALE;
+    }
     if (!good) {
-        char *in = smi_chunk_walk(d, page, (const char *)p);
+        char *before, *in = smi_chunk_walk(d, page, (const char *)p, &before);
         if (in == NULL) {
             smi_text(text, size, "%p was never allocated: it lies in unused memory of heap '%s'", p, d->base->name);
             return SAGEMEM_E_FOREIGN;
@@ -3668,16 +3873,14 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
         good = smi_word_good(d, in, word);
         ref->header = in;
         ref->word = word;
-        ref->tag = good ? smi_word_tag(word) : (sagemem_tag)SAGEMEM_UNTAGGED;
-        ref->size = good ? smi_chunk_size(d, in, word) : 0;
-        if (good) smi_ref_extra(ref);
-        smi_describe(ref, in + 8, what, sizeof what);
-        if (in == header || !good) {
-            smi_text(text, size,
-                     "%s: the word in front of it is damaged; look for an underflow there or an overflow of the block before it",
-                     what);
+        if (!good) {
+            smi_describe_damaged(ref, before, text, size);
             return SAGEMEM_E_CORRUPT;
         }
+        ref->tag = smi_word_tag(word);
+        ref->size = smi_chunk_size(d, in, word);
+        smi_ref_extra(ref);
+        smi_describe(ref, in + 8, what, sizeof what);
         bool live = smi_word_state(word) == SMI_LIVE;
         smi_text(text, size, "%p %s %s%s", p, live ? "lies inside" : "lies in freed memory,", what,
                  live ? "; only the start of a block can be used" : "; look for a second free of it");
@@ -3688,9 +3891,9 @@ static sagemem_status smi_resolve_chunk(const smi_page *page, const void *p, smi
     ref->tag = smi_word_tag(word);
     smi_state state = smi_word_state(word);
     if (state == SMI_FREE || state == SMI_APART) {
-        ref->size = (size_t)smi_units(word) * 16 - 8 - d->pre;
-        smi_text(text, size, "block %p (%zu bytes, %s%s%sheap '%s') was freed already; look for a second free of it", p, ref->size,
-                 d->base != d ? "scope " : "", d->base != d ? d->name : "", d->base != d ? " of " : "", d->base->name);
+        ref->size = (size_t)smi_units(word) * 16 - 8 - d->pre; /* more, where it was merged with the one behind it */
+        smi_describe(ref, p, what, sizeof what);
+        smi_text(text, size, "%s was freed already; look for a second free of it", what);
         return SAGEMEM_E_STALE;
     }
     ref->size = smi_chunk_size(d, header, word);
@@ -3731,20 +3934,31 @@ static const smi_page *smi_find_huge(const smi_domain *d, const char *p) {
 static sagemem_status smi_resolve_foreign(const smi_page *page, const void *p, char *text, size_t size) {
     smi_lock_take(&smi_registry_lock);
     const smi_page *huge = smi_process.children != NULL ? smi_find_huge(smi_process.children, (const char *)p) : NULL;
-    char heap[SMI_NAME_MAX] = "";
+    char heap[SMI_NAME_MAX] = "", scope[SMI_NAME_MAX + 40] = "";
     const void *start = huge != NULL ? huge->start : NULL;
     sagemem_tag tag = huge != NULL ? huge->tag : (sagemem_tag)SAGEMEM_UNTAGGED;
     size_t bytes = huge != NULL ? huge->size : 0;
     if (huge != NULL) smi_text(heap, sizeof heap, "%s", huge->domain->base->name);
+    if (huge != NULL && huge->domain->base != huge->domain)
+        smi_text(scope, sizeof scope, "scope %s %llu of ", huge->domain->name, (unsigned long long)huge->domain->id);
     smi_lock_give(&smi_registry_lock);
     if (huge == NULL && page != NULL) return smi_resolve_dead(page, p, text, size);
     if (huge != NULL)
-        smi_text(text, size, "%p lies inside block %p (%zu bytes, tag '%s', heap '%s'); only the start of a block can be used", p,
-                 start, bytes, sagemem_tag_name(tag), heap);
+        smi_text(text, size, "%p lies inside block %p (%zu bytes, tag '%s', %sheap '%s'); only the start of a block can be used", p,
+                 start, bytes, sagemem_tag_name(tag), scope, heap);
     else
         smi_text(
             text, size,
             "%p does not come from sagemem; give it back to what made it (malloc'ed: free; on the stack or static: not at all)", p);
+    return SAGEMEM_E_FOREIGN;
+}
+
+/* A pointer into the library's own structures: they are multiples of 64 bytes, so a heap's first words can be read. */
+static sagemem_status smi_resolve_meta(const void *p, char *text, size_t size) {
+    const smi_domain *heap = ((uintptr_t)p & 63) == 0 ? (const smi_domain *)p : NULL;
+    if (heap != NULL && heap->magic == (SMI_MAGIC ^ (uintptr_t)heap))
+        smi_text(text, size, "%p is no block but heap '%s' itself; end it with sagemem_heap_destroy", p, heap->name);
+    else smi_text(text, size, "%p is no block: it lies in the library's own structures (heaps, names)", p);
     return SAGEMEM_E_FOREIGN;
 }
 
@@ -3769,10 +3983,7 @@ static sagemem_status smi_resolve(const void *p, smi_ref *ref, char *text, size_
     case SMI_SLAB: return smi_resolve_slab(page, p, ref, text, size);
     case SMI_CHUNK: return smi_resolve_chunk(page, p, ref, text, size);
     case SMI_SPARE: return smi_resolve_dead(page, p, text, size);
-    case SMI_META:
-        smi_text(text, size, "%p is no block but a structure of the library, a heap perhaps; end a heap with sagemem_heap_destroy",
-                 p);
-        return SAGEMEM_E_FOREIGN;
+    case SMI_META: return smi_resolve_meta(p, text, size);
     default: break;
     }
     ref->size = page->size;
@@ -3836,7 +4047,7 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
 
 static void smi_remote_block(smi_domain *heap, void *block) {
     void *first = SMI_LOAD(&heap->remote_blocks);
-    do smi_set(block, (uint64_t)(uintptr_t)first);
+    do smi_link_put(heap->salt, (char *)block, (const char *)first);
     while (!SMI_CAS(&heap->remote_blocks, &first, block));
 }
 
@@ -3872,19 +4083,21 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site);
 static void smi_collect_page(smi_domain *heap, smi_page *page) {
     uint32_t remote = __atomic_exchange_n(&page->remote, 0u, __ATOMIC_ACQ_REL);
     uint32_t count = remote >> 16, at = remote & 0xFFFF, done = 0;
+    const void *last = page->start;
     uint64_t seen[SMI_SLAB_WORDS];
     memset(seen, 0, (page->capacity + 63u) / 64u * sizeof *seen);
     while (done < count) {
         if (at == 0 || at > page->capacity || smi_bit(seen, at - 1)) {
-            smi_fault(
-                SAGEMEM_MISUSE, SAGEMEM_E_STALE, "sagemem_free",
-                "a block of %u bytes (tag '%s', heap '%s') was freed twice by other threads, or written to after it was freed",
-                page->block_size, sagemem_tag_name(page->tag), heap->name);
+            if (at > 0 && at <= page->capacity) last = page->start + (size_t)(at - 1) * page->block_size;
+            smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "sagemem_free",
+                      "block %p (%u bytes, tag '%s', heap '%s') was freed twice by other threads, or written to after that", last,
+                      page->block_size, sagemem_tag_name(page->tag), heap->name);
             break;
         }
         smi_bits_set(seen, at - 1, 1);
         smi_cell *cell = (smi_cell *)(void *)(page->start + (size_t)(at - 1) * page->block_size);
         at = (uint32_t)(uintptr_t)smi_cell_next_quiet(cell);
+        last = cell;
         if (smi_watched) smi_cell_push_quiet(page, cell);
         else smi_cell_push(page, cell);
         done++;
@@ -3905,17 +4118,34 @@ static void smi_collect(smi_domain *heap) {
                       ? (char *)__atomic_exchange_n(&heap->remote_blocks, (void *)NULL, __ATOMIC_ACQ_REL)
                       : NULL;
     while (block != NULL) {
-        char *next = (char *)(uintptr_t)smi_get(block);
+        char *next = smi_link_at(heap->salt, block);
         smi_ref ref;
         memset(&ref, 0, sizeof ref);
         ref.page = smi_lookup(block);
         ref.domain = ref.page->domain;
-        if (ref.page->kind == SMI_CHUNK) {
+        bool chunk = ref.page->kind == SMI_CHUNK;
+        if (chunk) {
             ref.header = block - 8;
-            ref.word = smi_with_state(smi_get(ref.header), SMI_LIVE);
+            ref.word = smi_get(ref.header);
+        }
+        if (SMI_UNLIKELY(next == SMI_BROKEN ||
+                         (chunk && (!smi_word_good(ref.domain, ref.header, ref.word) || smi_word_state(ref.word) != SMI_REMOTE)))) {
+            smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem_free",
+                      "block %p (tag '%s', heap '%s'), freed by another thread, was written to after that or freed once more",
+                      (void *)block,
+                      !chunk                                            ? sagemem_tag_name(ref.page->tag)
+                      : smi_word_good(ref.domain, ref.header, ref.word) ? sagemem_tag_name(smi_word_tag(ref.word))
+                                                                        : "unknown",
+                      heap->name);
+            break; /* this one and what hung behind it are leaked: nothing of them can be trusted */
+        }
+        if (chunk) {
+            ref.word = smi_with_state(ref.word, SMI_LIVE);
             smi_set(ref.header, ref.word);
             ref.tag = smi_word_tag(ref.word);
             ref.size = smi_chunk_size(ref.domain, ref.header, ref.word);
+            if (smi_checked(ref.domain) && ref.size < 8) /* the link lay in its red zone */
+                smi_fill_quiet(block + ref.size, SMI_FILL_ZONE, 8 - ref.size);
         } else {
             ref.tag = ref.page->tag;
             ref.size = ref.page->size;
@@ -4014,8 +4244,8 @@ static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_si
     return smi_slab_alloc(d, size, tag, call);
 }
 
-static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
-                              const char *call) {
+static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
+                                   const char *call) {
     smi_domain *heap = d->base;
     *zeroed = false;
     if (smi_os_fails()) {
@@ -4033,6 +4263,14 @@ static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sage
     return smi_huge_alloc(d, alignment, size, tag, site, zeroed, call);
 }
 
+static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
+                              const char *call) {
+    smi_mine.paying = &d->budget;
+    void *block = smi_domain_alloc_paid(d, alignment, size, tag, site, zeroed, call);
+    smi_mine.paying = NULL;
+    return block;
+}
+
 typedef struct smi_reclaimer {
     const char *name;
     int priority;
@@ -4048,7 +4286,8 @@ static void smi_domain_release_kept(smi_domain *heap);
 static bool smi_reclaim(smi_domain *heap, uint32_t *step, uint64_t wanted) {
     sagemem_status status = smi_mine.error.status;
     if ((status != SAGEMEM_E_LIMIT && status != SAGEMEM_E_NOMEM) || smi_mine.reclaiming) return false;
-    if ((*step)++ == 0) {
+    if (*step == 0) {
+        *step = 1;
         if (heap != NULL && smi_enter(heap, "reclaim") != NULL) {
             smi_domain_release_kept(heap);
             smi_leave(heap);
@@ -4061,7 +4300,7 @@ static bool smi_reclaim(smi_domain *heap, uint32_t *step, uint64_t wanted) {
     sagemem_error before = smi_mine.error;
     for (;;) {
         smi_lock_take(&smi_registry_lock);
-        uint32_t i = *step - 2;
+        uint32_t i = *step - 1;
         smi_reclaimer next = {NULL, 0, NULL, NULL};
         if (i < smi_reclaimer_count) next = smi_reclaimers[i];
         smi_lock_give(&smi_registry_lock);
@@ -4187,7 +4426,7 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
         word = smi_get(ref->header);                 /* its neighbour may have changed since ref was taken */
         if (!d->exact && ref->size >= SMI_GRANULE) { /* as much as a page: the peak may be right before this */
             smi_lock_take(&d->lock);
-            smi_event(d);
+            smi_event(d, ref->size);
             smi_lock_give(&d->lock);
         }
         if (d->rare != NULL && ref->size <= SMI_SMALL_MAX) {
@@ -4266,7 +4505,8 @@ typedef void (*smi_visit_fn)(void *ctx, const smi_ref *ref, void *block);
 
 static void smi_visit_slab(smi_domain *d, smi_page *page, smi_visit_fn visit, void *ctx) {
     uint64_t map[SMI_SLAB_WORDS];
-    if (smi_slab_free_map(page, map) < 0) return; /* damaged: sagemem_heap_check says so */
+    const void *damaged;
+    if (smi_slab_free_map(page, map, &damaged) < 0) return; /* damaged: sagemem_heap_check says so */
     for (uint32_t i = 0; i < page->limit / page->block_size; i++) {
         if (smi_bit(map, i)) continue;
         smi_ref ref;
@@ -4333,14 +4573,14 @@ static void smi_visit_domain(smi_domain *d, smi_visit_fn visit, void *ctx) {
             visit(ctx, &ref, page->start);
         }
     }
-    for (uint32_t g = 0; g < d->groups_end; g++)
-        for (int i = 0; d->group[g] != NULL && i < SMI_GROUP; i++)
+    for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
+        for (int i = 0; SMI_LOAD_ACQUIRE(&d->group[g]) != NULL && i < SMI_GROUP; i++)
             for (smi_page *page = d->group[g]->record[i].slabs; page != NULL; page = page->domain_next)
                 smi_visit_slab(d, page, visit, ctx);
     smi_visit_system(d, visit, ctx);
 }
 
-static size_t smi_domain_check(smi_domain *d, bool fault);
+static size_t smi_domain_check(smi_domain *d, const char *call);
 
 static void smi_scope_cleanups(smi_domain *scope) {
     while (scope->cleanups != NULL) {
@@ -4395,12 +4635,13 @@ static void smi_scope_drop_pages(smi_domain *scope) {
 
 /* The heap's totals take over what the scope counted; what was left in it is freed now. Under the heap's lock. */
 static void smi_scope_fold(smi_domain *scope) {
-    for (uint32_t g = 0; g < scope->groups_end; g++) {
-        for (int i = 0; scope->group[g] != NULL && i < SMI_GROUP; i++) {
+    for (uint32_t g = 0; g < SMI_LOAD(&scope->groups_end); g++) {
+        for (int i = 0; SMI_LOAD_ACQUIRE(&scope->group[g]) != NULL && i < SMI_GROUP; i++) {
             const smi_record *r = &scope->group[g]->record[i];
             if (r->alloc_blocks == 0) continue;
             sagemem_tag tag = (sagemem_tag)(g * SMI_GROUP + (unsigned)i);
             if (scope->chain != NULL) {
+                if (smi_record_blocks(r) == 0) continue; /* system blocks: other threads may be counting above right now */
                 smi_count_free(scope->chain, tag, smi_record_bytes(r), smi_record_blocks(r));
                 continue;
             }
@@ -4415,14 +4656,17 @@ static void smi_scope_fold(smi_domain *scope) {
 
 static void smi_domain_dispose(smi_domain *d);
 
-/* Ends the innermost scope of a heap. */
-static void smi_scope_end(smi_domain *heap) {
+/* Ends the innermost scope of a heap; E_CORRUPT: it had damaged blocks, and has ended all the same. */
+static sagemem_status smi_scope_end(smi_domain *heap) {
+    sagemem_status status = SAGEMEM_OK;
     smi_domain *scope = heap->top;
     smi_scope_cleanups(scope);
     smi_collect(heap);
-    if (smi_checked(scope)) smi_domain_check(scope, true);
+    if (smi_checked(scope) && smi_domain_check(scope, "sagemem_scope_end") > 0) status = SAGEMEM_E_CORRUPT;
+    scope->ending = true;
     scope->quarantine_first = scope->quarantine_last = NULL;
     scope->duration_ns = smi_os_now_ns() - scope->began_ns;
+    smi_domain_forget(scope); /* system blocks are counted as they go, so before what is left is folded */
     smi_lock_take(&heap->lock);
     smi_publish_end(heap, scope);
     smi_scope_fold(scope);
@@ -4432,11 +4676,10 @@ static void smi_scope_end(smi_domain *heap) {
     smi_domain *old = heap->ended;
     heap->ended = scope;
     smi_lock_give(&heap->lock);
-    smi_domain_forget(scope);
     smi_scope_drop_pages(scope);
-    if (old == NULL) return;
-    if (heap->unused == NULL) heap->unused = old;
-    else smi_domain_dispose(old);
+    if (old != NULL && heap->unused != NULL) smi_domain_dispose(old);
+    else if (old != NULL) heap->unused = old;
+    return status;
 }
 
 /* A scope structure, empty, every list and record as new. */
@@ -4444,8 +4687,8 @@ static smi_domain *smi_scope_fresh(smi_domain *heap) {
     smi_domain *s = heap->unused;
     heap->unused = NULL;
     if (s == NULL) return (smi_domain *)smi_meta_alloc(sizeof *s);
-    for (uint32_t g = 0; g < s->groups_end; g++)
-        if (s->group[g] != NULL) memset(s->group[g], 0, sizeof *s->group[g]);
+    for (uint32_t g = 0; g < SMI_LOAD(&s->groups_end); g++)
+        if (SMI_LOAD_ACQUIRE(&s->group[g]) != NULL) memset(s->group[g], 0, sizeof *s->group[g]);
     memset(s, 0, offsetof(struct sagemem_heap, groups_end));
     return s;
 }
@@ -4462,9 +4705,10 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
         name = smi_intern(kind);
         smi_lock_give(&smi_registry_lock);
     }
-    smi_domain *s = name != NULL && !smi_os_fails() ? smi_scope_fresh(h) : NULL;
+    bool fails = name != NULL && smi_os_fails();
+    smi_domain *s = name != NULL && !fails ? smi_scope_fresh(h) : NULL;
     if (s == NULL) {
-        if (name != NULL && smi_mine.error.status == SAGEMEM_OK) smi_fail_system(call, sizeof *s);
+        if (fails) smi_fail_system(call, sizeof *s);
         smi_leave(h);
         return smi_mine.error.status;
     }
@@ -4481,7 +4725,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     s->bump_fast = s->chain == NULL && h->fast;
     s->top = s;
     s->budget.up = &outer->budget;
-    s->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* so that what an ended scope left behind is no block of this one */
+    s->salt = smi_scope_salt(h, ++h->scopes_begun); /* so that what an ended scope left behind is no block of this one */
     s->epoch = 1;
     s->began_ns = smi_os_now_ns();
     smi_lock_take(&h->lock);
@@ -4498,7 +4742,7 @@ SAGEMEM_API sagemem_status sagemem_scope_end(sagemem_heap *heap) {
     smi_domain *h = smi_enter(heap, call);
     if (h == NULL) return smi_mine.error.status;
     sagemem_status status = SAGEMEM_OK;
-    if (h->top != h) smi_scope_end(h);
+    if (h->top != h) status = smi_scope_end(h);
     else if (h->ended != NULL)
         status = smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call,
                            "no scope is open in heap '%s'; the last one, %s %llu, has ended already; pair each begin with one end",
@@ -4520,8 +4764,8 @@ SAGEMEM_API sagemem_status sagemem_scope_defer(sagemem_heap *heap, void (*cleanu
     smi_cleanup *c = NULL;
     if (h->top == h)
         status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
-    else if (smi_os_fails() || (c = (smi_cleanup *)smi_meta_alloc(sizeof *c)) == NULL)
-        status = c == NULL && smi_mine.error.status != SAGEMEM_OK ? smi_mine.error.status : smi_fail_system(call, sizeof *c);
+    else if (smi_os_fails()) status = smi_fail_system(call, sizeof *c);
+    else if ((c = (smi_cleanup *)smi_meta_alloc(sizeof *c)) == NULL) status = smi_mine.error.status;
     if (c != NULL) {
         c->fn = cleanup;
         c->ctx = ctx;
@@ -4561,7 +4805,7 @@ static sagemem_source smi_default_source;
 
 /* Frees a domain's structure and records. */
 static void smi_domain_dispose(smi_domain *d) {
-    for (uint32_t g = 0; g < d->groups_end; g++) smi_meta_free(d->group[g], sizeof(smi_group));
+    for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++) smi_meta_free(d->group[g], sizeof(smi_group));
     for (uint32_t t = 0; t < d->bins_count; t++)
         if (d->bins[t] != &smi_no_bins) smi_meta_free(d->bins[t], sizeof(smi_bins));
     smi_meta_free(d->bins, d->bins_count * sizeof *d->bins);
@@ -4691,9 +4935,9 @@ static smi_domain *smi_heap_after(smi_domain *parent, smi_domain *h) {
 /* The pages' own copy of the owner, for the short path of free. */
 static void smi_heap_set_owner(smi_domain *h, uintptr_t owner) {
     SMI_STORE_RELEASE(&h->owner, owner);
-    for (uint32_t g = 0; g < h->groups_end; g++)
-        for (int i = 0; h->group[g] != NULL && i < SMI_GROUP; i++)
-            for (smi_page *page = h->group[g]->record[i].slabs; page != NULL; page = page->domain_next)
+    for (uint32_t g = 0; g < SMI_LOAD(&h->groups_end); g++)
+        for (int i = 0; SMI_LOAD_ACQUIRE(&h->group[g]) != NULL && i < SMI_GROUP; i++)
+            for (smi_page *page = SMI_LOAD_ACQUIRE(&h->group[g])->record[i].slabs; page != NULL; page = page->domain_next)
                 SMI_STORE(&page->owner, h->fast ? owner : 0);
 }
 
@@ -4775,7 +5019,7 @@ static void smi_record_clear(smi_domain *h, smi_record *r, smi_page **out) {
 static void smi_heap_clear(smi_domain *h) {
     while (h->top != h) smi_scope_end(h);
     smi_collect(h);
-    if (smi_checked(h)) smi_domain_check(h, true);
+    if (smi_checked(h)) smi_domain_check(h, h->ending ? "sagemem_heap_destroy" : "sagemem_heap_reset");
     smi_lock_take(&h->lock);
     smi_publish(h, h->exact && smi_peak_of(h) > h->peak_shown);
     smi_lock_give(&h->lock);
@@ -4788,17 +5032,17 @@ static void smi_heap_clear(smi_domain *h) {
         while (left->inner != NULL) left = left->inner;
         for (smi_domain *outer; left != h; left = outer) {
             outer = left->outer;
+            smi_domain_forget(left);
             smi_lock_take(&h->lock);
             smi_scope_fold(left);
             if (outer != h) outer->inner = NULL;
             smi_lock_give(&h->lock);
-            smi_domain_forget(left);
             smi_scope_drop_pages(left);
             smi_domain_dispose(left);
         }
     }
     smi_domain_forget(h);
-    for (uint32_t t = 0; t < h->groups_end * SMI_GROUP; t++) {
+    for (uint32_t t = 0; t < SMI_LOAD(&h->groups_end) * SMI_GROUP; t++) {
         smi_record *r = smi_record_find(h, (sagemem_tag)t);
         if (r == NULL) continue;
         if (h->exact) smi_count_free(h, (sagemem_tag)t, smi_record_bytes(r), smi_record_blocks(r));
@@ -4818,6 +5062,7 @@ static void smi_heap_clear(smi_domain *h) {
     memset(h->lists, 0, sizeof h->lists);
     h->list_map[0] = h->list_map[1] = 0;
     if (h->rare != NULL) memset(h->rare, 0, SMI_RARE * sizeof *h->rare);
+    h->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* what was in the heap is no block of it any more */
     h->quarantine_first = h->quarantine_last = NULL;
     h->quarantine_bytes = h->empty_bytes = h->chunk_bytes = h->slab_bytes = 0;
     SMI_STORE(&h->header_bytes, 0);
@@ -4844,9 +5089,10 @@ static smi_domain *smi_enter_to_end(sagemem_heap *heap, const char *call) {
 static void smi_heap_bequeath(smi_domain *h) {
     smi_domain *parent = h->parent;
     smi_lock_take(&parent->lock);
-    for (uint32_t t = 0; t < h->groups_end * SMI_GROUP; t++) {
+    for (uint32_t t = 0; t < SMI_LOAD(&h->groups_end) * SMI_GROUP; t++) {
         const smi_record *r = smi_record_find(h, (sagemem_tag)t);
-        smi_record *above = r != NULL && r->alloc_blocks > 0 ? smi_record_make(parent, (sagemem_tag)t) : NULL;
+        smi_record *above =
+            r != NULL && (r->alloc_blocks > 0 || SMI_LOAD(&r->gone_blocks) > 0) ? smi_record_make(parent, (sagemem_tag)t) : NULL;
         if (above == NULL) continue;
         SMI_ATOMIC_ADD(&above->gone_bytes, r->alloc_bytes + SMI_LOAD(&r->gone_bytes));
         SMI_ATOMIC_ADD(&above->gone_blocks, r->alloc_blocks + SMI_LOAD(&r->gone_blocks));
@@ -4995,46 +5241,44 @@ static void smi_init(void) {
 /* -- Checking walker --------------------------------------------------------------------------------------------- */
 
 typedef struct smi_check_ctx {
-    bool fault;
+    const char *call; /* for the fault handler; NULL: damage is logged only */
     size_t damaged;
 } smi_check_ctx;
 
 static void smi_damage(smi_check_ctx *c, const char *text) {
     c->damaged++;
-    if (c->fault) smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "check", "%s", text);
-    else smi_log(SAGEMEM_LOG_ERROR, "check: %s", text);
+    if (c->call != NULL) smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, c->call, "%s", text);
+    else smi_log(SAGEMEM_LOG_ERROR, "sagemem_heap_check: %s", text);
 }
 
 static void smi_check_slab(smi_check_ctx *c, const smi_page *page) {
     uint64_t map[SMI_SLAB_WORDS];
-    int64_t found = smi_slab_free_map(page, map);
+    const void *damaged = NULL;
+    int64_t found = smi_slab_free_map(page, map, &damaged);
     uint32_t used = SMI_LOAD(&page->total) - SMI_LOAD(&page->freed), threaded = page->limit / page->block_size;
     int64_t remote = SMI_LOAD_ACQUIRE(&page->remote) >> 16;
     if (found >= 0 && found - remote + used == threaded) return;
     char text[SMI_WHY];
     smi_text(text, sizeof text,
-             "free blocks of %u bytes (tag '%s', heap '%s', page %p) were written to after they were freed, or a block overflowed "
-             "into them",
-             page->block_size, sagemem_tag_name(page->tag), page->domain->name, (void *)page->base);
+             "free block %p (%u bytes, tag '%s', heap '%s') was written to after it was freed, or the block before it overflowed",
+             found < 0 ? damaged : (const void *)page->start, page->block_size, sagemem_tag_name(page->tag), page->domain->name);
     smi_damage(c, text);
 }
 
 static void smi_check_chunk(smi_check_ctx *c, smi_domain *d, smi_page *page) {
-    char text[SMI_WHY + 80], what[SMI_WHY], why[80];
+    char text[SMI_WHY + 120], what[SMI_WHY + 80], why[80], *before = NULL;
     for (char *h = page->start + d->pre; h - d->pre < smi_chunk_top(d, page);) {
         uint64_t word = smi_get(h);
-        if (!smi_word_good(d, h, word) || smi_units(word) == 0) {
-            smi_text(text, sizeof text,
-                     "the word in front of block %p (heap '%s') is damaged: an overflow of the block before it, or an underflow; "
-                     "what lies behind it was not checked",
-                     (void *)(h + 8), d->base->name);
-            smi_damage(c, text);
-            return;
-        }
         smi_ref ref;
         memset(&ref, 0, sizeof ref);
         ref.domain = d;
         ref.header = h;
+        if (!smi_word_good(d, h, word) || smi_units(word) == 0) {
+            smi_describe_damaged(&ref, before, what, sizeof what);
+            smi_text(text, sizeof text, "%s; what lies behind it was not checked", what);
+            smi_damage(c, text);
+            return;
+        }
         ref.tag = smi_word_tag(word);
         smi_state state = smi_word_state(word);
         if (state == SMI_LIVE || state == SMI_QUARANTINED) {
@@ -5050,6 +5294,16 @@ static void smi_check_chunk(smi_check_ctx *c, smi_domain *d, smi_page *page) {
                 smi_damage(c, text);
             }
         }
+        if (state == SMI_FREE || state == SMI_APART) {
+            bool end = state == SMI_APART || smi_get(h - d->pre + smi_units(word) * 16 - 8) == smi_units(word);
+            if (!end || smi_link_get(d, h, 0) == SMI_BROKEN || smi_link_get(d, h, 1) == SMI_BROKEN) {
+                ref.size = (size_t)smi_units(word) * 16 - 8 - d->pre;
+                smi_describe(&ref, h + 8, what, sizeof what);
+                smi_text(text, sizeof text, "free %s was written to after it was freed", what);
+                smi_damage(c, text);
+            }
+        }
+        before = h;
         h += smi_units(word) * 16;
     }
 }
@@ -5070,14 +5324,14 @@ static void smi_check_huge(smi_check_ctx *c, const smi_page *page) {
 }
 
 /* All blocks of one domain, free ones too; the number damaged. Owner. */
-static size_t smi_domain_check(smi_domain *d, bool fault) {
-    smi_check_ctx c = {fault, 0};
+static size_t smi_domain_check(smi_domain *d, const char *call) {
+    smi_check_ctx c = {call, 0};
     for (smi_page *page = d->pages; page != NULL; page = page->domain_next) {
         if (page->kind == SMI_CHUNK) smi_check_chunk(&c, d, page);
         else smi_check_huge(&c, page);
     }
-    for (uint32_t g = 0; g < d->groups_end; g++)
-        for (int i = 0; d->group[g] != NULL && i < SMI_GROUP; i++)
+    for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
+        for (int i = 0; SMI_LOAD_ACQUIRE(&d->group[g]) != NULL && i < SMI_GROUP; i++)
             for (smi_page *page = d->group[g]->record[i].slabs; page != NULL; page = page->domain_next) smi_check_slab(&c, page);
     return c.damaged;
 }
@@ -5176,13 +5430,14 @@ static bool smi_chunk_resize(smi_domain *d, smi_page *page, char *header, uint64
             units = want;
         } else {
             uint64_t behind = smi_get(next);
-            if (smi_word_state(behind) != SMI_FREE || have + smi_units(behind) < want) return false;
-            smi_list_remove(d, next, smi_units(behind));
+            if (!smi_word_good(d, next, behind) || smi_word_state(behind) != SMI_FREE || have + smi_units(behind) < want)
+                return false;
+            if (!smi_list_remove(d, next, smi_units(behind))) return false;
             units = smi_chunk_cut(d, page, header, have + smi_units(behind), want);
         }
     } else if (have - want >= smi_units_min(d) && (have - want) * 8 >= have) { /* worth it from an eighth on */
         char *rest = header + want * 16;
-        uint64_t rest_word = smi_word(d, rest, have - want, 0, SMI_LIVE);
+        uint64_t rest_word = smi_word(d, rest, have - want, smi_word_tag(word), SMI_LIVE);
         smi_set(rest, rest_word);
         units = want;
         smi_set(header, smi_word(d, header, units, smi_word_tag(word), SMI_LIVE) | (word & SMI_PREV_FREE));
@@ -5234,6 +5489,11 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
                 smi_heap_wrong(heap, call);
                 return NULL;
             }
+            if (ref.system == NULL && smi_pending(heap)) {
+                smi_collect(heap); /* as before an allocation, so that peaks are exact; neighbours may be free now */
+                if (ref.page->kind == SMI_CHUNK) ref.word = smi_get(ref.header);
+            }
+            if (ref.domain == heap) smi_outside_grows(heap);
             bool same = tag == SAGEMEM_TAG_SAME || tag == ref.tag;
             sagemem_tag new_tag = same ? ref.tag : tag;
             result = same ? smi_resize_in_place(&ref, block, size) : NULL;
@@ -5358,7 +5618,7 @@ SAGEMEM_API size_t sagemem_heap_check(sagemem_heap *heap) {
     smi_domain *h = smi_enter(heap, "sagemem_heap_check");
     if (h == NULL) return 0;
     size_t damaged = 0;
-    for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d)) damaged += smi_domain_check(d, false);
+    for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d)) damaged += smi_domain_check(d, NULL);
     smi_leave(h);
     return damaged;
 }
@@ -5421,29 +5681,33 @@ static void smi_huge_move_out(smi_page *page, smi_domain *from, smi_domain *to) 
 
 SAGEMEM_API void *sagemem_keep(void *block) {
     const char *call = "sagemem_keep";
-    smi_ref ref;
-    smi_domain *heap = smi_enter_block(block, &ref, call);
-    if (heap == NULL) return NULL;
-    smi_domain *from = ref.domain, *to = from->outer;
-    void *result = to == NULL ? block : NULL;
-    if (to != NULL && smi_records_ready(to, ref.tag)) {
-        if (ref.page != NULL && ref.page->kind == SMI_HUGE) {
-            smi_huge_move_out(ref.page, from, to);
-            result = block;
-        } else {
-            smi_site site = {ref.file, ref.line};
-            bool zeroed;
-            result = smi_domain_alloc(to, 16, ref.size, ref.tag, site, &zeroed, call);
-            if (result != NULL) {
-                memcpy(result, block, ref.size);
-                if ((heap->flags & SAGEMEM_HEAP_ZERO) != 0) memset((char *)result + ref.size, 0, sagemem_size(result) - ref.size);
-                if (ref.system != NULL) smi_system_free(ref.system);
-                else smi_free_own(&ref, block, site);
+    for (uint32_t step = 0;;) {
+        smi_ref ref;
+        smi_domain *heap = smi_enter_block(block, &ref, call);
+        if (heap == NULL) return NULL;
+        smi_domain *from = ref.domain, *to = from->outer;
+        void *result = to == NULL ? block : NULL;
+        if (to == from->base) smi_outside_grows(to);
+        if (to != NULL && smi_records_ready(to, ref.tag)) {
+            if (ref.page != NULL && ref.page->kind == SMI_HUGE) {
+                smi_huge_move_out(ref.page, from, to);
+                result = block;
+            } else {
+                smi_site site = {ref.file, ref.line};
+                bool zeroed;
+                result = smi_domain_alloc(to, 16, ref.size, ref.tag, site, &zeroed, call);
+                if (result != NULL) {
+                    memcpy(result, block, ref.size);
+                    if ((from->flags & SAGEMEM_HEAP_ZERO) != 0 && !zeroed)
+                        memset((char *)result + ref.size, 0, sagemem_size(result) - ref.size);
+                    if (ref.system != NULL) smi_system_free(ref.system);
+                    else smi_free_own(&ref, block, site);
+                }
             }
         }
+        smi_leave(from->base);
+        if (result != NULL || !smi_reclaim(from->base, &step, ref.size)) return result;
     }
-    smi_leave(heap);
-    return result;
 }
 
 SAGEMEM_API void *sagemem_move(sagemem_heap *to, void *block) {
@@ -5500,9 +5764,9 @@ static uint64_t smi_overhead(smi_domain *h) {
     smi_lock_take(&h->lock);
     for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d))
         bytes += SMI_LOAD(&d->header_bytes);
-    for (uint32_t g = 0; g < h->groups_end; g++)
-        for (int i = 0; h->group[g] != NULL && i < SMI_GROUP; i++)
-            for (const smi_page *p = h->group[g]->record[i].slabs; p != NULL; p = p->domain_next)
+    for (uint32_t g = 0; g < SMI_LOAD(&h->groups_end); g++)
+        for (int i = 0; SMI_LOAD_ACQUIRE(&h->group[g]) != NULL && i < SMI_GROUP; i++)
+            for (const smi_page *p = SMI_LOAD_ACQUIRE(&h->group[g])->record[i].slabs; p != NULL; p = p->domain_next)
                 bytes += p->bytes - (size_t)p->capacity * p->block_size;
     smi_lock_give(&h->lock);
     for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) bytes += smi_overhead(c);
@@ -5606,8 +5870,9 @@ SAGEMEM_API sagemem_status sagemem_scope_get_last(const sagemem_heap *heap, sage
     out->held_peak = SMI_LOAD(&s->budget.peak);
     out->duration_ns = s->duration_ns;
     out->total_blocks = 0;
-    for (uint32_t g = 0; g < s->groups_end; g++)
-        for (int i = 0; s->group[g] != NULL && i < SMI_GROUP; i++) out->total_blocks += s->group[g]->record[i].alloc_blocks;
+    for (uint32_t g = 0; g < SMI_LOAD(&s->groups_end); g++)
+        for (int i = 0; SMI_LOAD_ACQUIRE(&s->group[g]) != NULL && i < SMI_GROUP; i++)
+            out->total_blocks += s->group[g]->record[i].alloc_blocks;
     smi_leave(h);
     return SAGEMEM_OK;
 }
@@ -6451,6 +6716,8 @@ static sagemem_status smi_report_write_file(void *ctx, const void *data, size_t 
 SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format, const char *path) {
     const char *call = "sagemem_report_file";
     if (path == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "path is NULL: pass a file name, or \"-\" for standard output");
+    if ((unsigned)format > SAGEMEM_FORMAT_JSON) /* before the file is emptied */
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "format %d is unknown; use SAGEMEM_FORMAT_TEXT, _BRIEF or _JSON", (int)format);
     bool standard = strcmp(path, "-") == 0;
     FILE *file = standard ? stdout : smi_os_fails() ? NULL : fopen(path, "w");
     if (file == NULL)

@@ -77,29 +77,33 @@ static void *caught_behind; /* the block behind the one that caught_block return
 static size_t caught_size;  /* what was asked for */
 
 /* A live block. kind, "scope_" in front of it for one in the scope forest 12 (begun here):
- *   slab     in a slab page, which the class has after 16 KiB of such blocks
- *   chunk    between two live blocks       behind   between a free and a live one
- *   before   between a live and a free one last     the last one of its chunk
- *   large    100 KB in a chunk             huge     300 KB, pages of its own       vast  20 MB, a mapping of its own */
+ *   slab     in a slab page, which the class has after two pages of such blocks; slab_before: the one behind it is free
+ *   chunk    between two live blocks         behind  between a free and a live one
+ *   before   between a live and a free one   last    the last one of its chunk
+ *   large    100 KB in a chunk               huge    300 KB, pages of its own      vast  20 MB, a mapping of its own */
 __attribute__((unused)) static void *caught_block(const char *kind) {
     const char *in_scope = caught_after(kind, "scope_");
     if (in_scope != NULL) {
         kind = in_scope;
         CAUGHT_CHECK(sagemem_scope_begin(heap, "forest", 12) == SAGEMEM_OK);
     }
-    size_t sizes[][2] = {{48, 48}, {328, 200}, {2008, 3016}, {2008, 3016}, {328, 200}, {100000, 3016}, {300000, 0}, {20000000, 0}};
-    const char *const kinds[] = {"slab", "chunk", "behind", "before", "last", "large", "huge", "vast"};
-    size_t i = 0;
-    while (i < sizeof kinds / sizeof kinds[0] && !caught_is(kind, kinds[i])) i++;
-    if (i == sizeof kinds / sizeof kinds[0]) caught_not("kind '%s'", kind);
-    caught_size = sizes[i][0];
-    size_t other = sizes[i][1];
-    for (int n = 0; caught_is(kind, "slab") && n < 1000; n++) caught_alloc(other);
+    static const struct {
+        const char *kind;
+        size_t size, neighbours; /* bytes; 0: it has none */
+    } kinds[] = {{"slab", 48, 48},   {"slab_before", 48, 48}, {"chunk", 328, 200}, {"behind", 2008, 3016}, {"before", 2008, 3016},
+                 {"last", 328, 200}, {"large", 100000, 3016}, {"huge", 300000, 0}, {"vast", 20000000, 0}};
+    size_t i = 0, count = sizeof kinds / sizeof kinds[0];
+    while (i < count && !caught_is(kind, kinds[i].kind)) i++;
+    if (i == count) caught_not("kind '%s'", kind);
+    caught_size = kinds[i].size;
+    size_t other = kinds[i].neighbours;
+    for (int n = 0; other == 48 && n < 1000; n++) caught_alloc(other);
     void *front = other > 0 ? caught_alloc(other) : NULL, *block = caught_alloc(caught_size);
     caught_behind = other > 0 && !caught_is(kind, "last") ? caught_alloc(other) : NULL;
-    if (caught_is(kind, "before")) caught_alloc(other);
+    bool before = caught_is(kind, "before") || caught_is(kind, "slab_before");
+    if (before) caught_alloc(other);
     if (caught_is(kind, "behind")) sagemem_free(front);
-    if (caught_is(kind, "before")) sagemem_free(caught_behind);
+    if (before) sagemem_free(caught_behind);
     caught_say(block);
     return block;
 }

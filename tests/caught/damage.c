@@ -1,15 +1,17 @@
-/* damage MODE KIND WHERE FOUND: bytes in front of a block (WHERE -1, -8) or behind it (+1, +8) are written. FOUND is the call
- * that comes next: free, realloc, neighbour (the one behind is freed), scope_end, destroy, reset; or check, which only logs. */
+/* damage MODE KIND WHERE FOUND: bytes in front of a block (WHERE -1, -8) or behind it (+1, +8) are written, or one byte (@-56: the
+ * 56th in front). FOUND is the call that comes next: free, realloc, neighbour (the one behind is freed), scope_end, destroy,
+ * reset, later (frees and allocations); or check, which only logs. */
 #include "caught.h"
 
 int main(int argc, char **argv) {
     const char *found = caught_word(argc, argv, 4);
-    int where = atoi(caught_word(argc, argv, 3));
+    const char *one = caught_after(caught_word(argc, argv, 3), "@");
+    int where = atoi(one != NULL ? one : argv[3]);
     caught_heap(caught_word(argc, argv, 1));
     char *block = caught_block(caught_word(argc, argv, 2));
     CAUGHT_CHECK(sagemem_heap_check(heap) == 0);
     char *from = (char *)caught_hidden(where < 0 ? block + where : block + sagemem_size(block));
-    for (int i = 0; i < abs(where); i++) from[i] = 'y';
+    for (int i = 0; i < (one != NULL ? 1 : abs(where)); i++) from[i] ^= 'y'; /* never what was there */
     if (caught_is(found, "free")) {
         sagemem_free(block);
     } else if (caught_is(found, "realloc")) {

@@ -20,7 +20,11 @@ int main(int argc, char **argv) {
         for (int i = 0; caught_is(when, "later") && i < 10; i++) sagemem_free(others[i]);
         if (caught_is(when, "at_once") || caught_is(when, "later")) sagemem_free(block);
         else if (caught_is(when, "elsewhere")) caught_elsewhere(caught_free, block);
-        else if (caught_is(when, "realloc")) block = sagemem_realloc(heap, block, 64, SAGEMEM_TAG_SAME);
+        else if (caught_is(when, "covered")) { /* by a larger block, in which the old words may still lie */
+            void *large = sagemem_alloc(heap, 5032, tag);
+            if ((char *)block <= (char *)large || (char *)block >= (char *)large + 5032) caught_not("not covered");
+            sagemem_free(block);
+        } else if (caught_is(when, "realloc")) block = sagemem_realloc(heap, block, 64, SAGEMEM_TAG_SAME);
         else if (caught_is(when, "size")) caught_size = sagemem_size(block);
         else caught_not("when '%s'", when);
     }

@@ -2,7 +2,8 @@
  *   scope         the scope has ended
  *   scope_reused  the next scope, forest 13, has the same chunk, with less in it
  *   scope_filled  the next scope's blocks lie where the block was
- *   heap          the heap has ended                reset    the heap was emptied */
+ *   heap          the heap has ended
+ *   reset         the heap was emptied              reset_filled  and has new blocks where the block was */
 #include "caught.h"
 
 int main(int argc, char **argv) {
@@ -11,8 +12,9 @@ int main(int argc, char **argv) {
     void *block = caught_block(caught_word(argc, argv, 3));
     if (caught_is(what, "heap")) {
         sagemem_heap_destroy(heap);
-    } else if (caught_is(what, "reset")) {
+    } else if (caught_is(what, "reset") || caught_is(what, "reset_filled")) {
         sagemem_heap_reset(heap);
+        for (int n = 0; caught_is(what, "reset_filled") && n < 3; n++) CAUGHT_CHECK(sagemem_alloc(heap, 9000, tag) != NULL);
     } else {
         CAUGHT_CHECK(sagemem_scope_end(heap) == SAGEMEM_OK);
         if (!caught_is(what, "scope")) {

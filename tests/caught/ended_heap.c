@@ -10,7 +10,7 @@ int main(int argc, char **argv) {
     sagemem_tag_stats tag_stats;
     sagemem_heap_desc desc;
     caught_heap("ordinary");
-    void *block = caught_hidden(caught_block("slab"));
+    void *block = caught_block("slab");
     if (caught_is(what, "block")) heap = (sagemem_heap *)caught_alloc(1000);
     else if (caught_is(what, "stack")) heap = (sagemem_heap *)caught_hidden(on_stack + 64);
     else sagemem_heap_destroy(heap);
@@ -33,5 +33,5 @@ int main(int argc, char **argv) {
     else if (caught_is(call, "report")) sagemem_report_file(heap, SAGEMEM_FORMAT_TEXT, "-");
     else if (caught_is(call, "allocator_for")) (void)sagemem_allocator_for(heap, tag);
     else caught_not("call '%s'", call);
-    caught_not("ended_heap");
+    caught_not("ended_heap: %p", block);
 }

@@ -1,5 +1,6 @@
 /* late_write MODE KIND FOUND [BYTE]: a byte of a freed block is written. FOUND is what comes next: alloc (of that size), free
- * (of its neighbour), scope_end, destroy, release (the quarantine is given back); or check, which only logs. */
+ * (of its neighbour), scope_end, destroy, release (the quarantine is given back), collect (the block was freed by another
+ * thread); or check, which only logs. */
 #include "caught.h"
 
 int main(int argc, char **argv) {
@@ -7,10 +8,14 @@ int main(int argc, char **argv) {
     int at = argc > 4 ? atoi(argv[4]) : 3;
     caught_heap(caught_word(argc, argv, 1));
     char *block = (char *)caught_hidden(caught_block(caught_word(argc, argv, 2)));
-    sagemem_free(block);
-    CAUGHT_CHECK(sagemem_heap_check(heap) == 0);
+    if (caught_is(found, "collect")) {
+        caught_elsewhere(caught_free, block);
+    } else {
+        sagemem_free(block);
+        CAUGHT_CHECK(sagemem_heap_check(heap) == 0);
+    }
     ((volatile char *)block)[at] ^= 'w';
-    if (caught_is(found, "alloc")) {
+    if (caught_is(found, "alloc") || caught_is(found, "collect")) {
         for (int i = 0; i < 100; i++) caught_alloc(caught_size);
     } else if (caught_is(found, "free")) {
         sagemem_free(caught_behind);
