@@ -142,7 +142,7 @@
  *     needs a default heap takes its default heap over; other heaps of it may be adopted or destroyed by anyone.
  *     After fork the child has the heaps of the thread that forked. Those of other threads may have stopped halfway
  *     through a change: their blocks stay valid and may be freed, but nobody takes those heaps over, and their counts
- *     may be off by the one call that was under way. No function may be called from a signal handler.
+ *     may be off by the one call that was under way. So it is with heaps in a sagemem_source_file: the file is the parent's. No function may be called from a signal handler.
  *
  * ERRORS
  *
@@ -961,6 +961,7 @@ static void smi_os_file_unmap(smi_os_file *file, const char *path, void *at, siz
     CloseHandle(file->mapping);
     CloseHandle(file->handle);
 }
+static void smi_os_file_part(smi_os_file *file, void *at, size_t size) { (void)file, (void)at, (void)size; }
 static bool smi_os_file_purge(void *pages, size_t size) {
     (void)pages, (void)size;
     return false;
@@ -1170,6 +1171,10 @@ static void smi_os_file_unmap(smi_os_file *file, const char *path, void *at, siz
     close(file->fd);
     unlink(path);
 }
+/* In the child of a fork: the same bytes, but what is written from now on is the child's alone. */
+static void smi_os_file_part(smi_os_file *file, void *at, size_t size) {
+    mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file->fd, 0);
+}
 /* A hole in the file: the pages read as zero and take no room; false where the file system cannot. */
 static bool smi_os_file_purge(void *pages, size_t size) {
 #if defined(__linux__) && defined(MADV_REMOVE)
@@ -1290,11 +1295,12 @@ static void smi_watch_free(const void *block, size_t size) {
  * ========================================================================== */
 
 /* Locks of the whole process, in the order in which they may be taken: registry, then a shared heap's
- * use lock, then one heap's lock, then stats, system, span, meta; a child heap's lock before its parent's. */
+ * use lock, then one heap's lock, then stats, system, span, names, meta; a child heap's lock before its parent's. */
 static smi_lock smi_registry_lock = SMI_LOCK_INIT; /* heaps, tags, reclaimers, settings of the process */
 static smi_lock smi_stats_lock = SMI_LOCK_INIT;    /* what was published for peaks */
 static smi_lock smi_system_lock = SMI_LOCK_INIT;   /* blocks of SAGEMEM_HEAP_SYSTEM */
 static smi_lock smi_span_lock = SMI_LOCK_INIT;     /* regions, page map, obituaries */
+static smi_lock smi_names_lock = SMI_LOCK_INIT;    /* names */
 static smi_lock smi_meta_lock = SMI_LOCK_INIT;     /* the library's own structures */
 
 static void (*smi_log_fn)(void *ctx, sagemem_log_level level, const char *message);
@@ -1966,13 +1972,25 @@ static size_t smi_region_purge(smi_region *r, size_t at, size_t n) {
     return purged;
 }
 
-/* Purges every region whose time has come, or all of them; bytes given back. Under smi_span_lock. */
+/* Purges every region whose time has come, or all of them, and then gives wholly free ones up, addresses included: where
+ * these are short, something else may need them. Bytes given back. Under smi_span_lock. */
 static uint64_t smi_regions_purge(uint64_t now_ms, bool all) {
     uint64_t bytes = 0;
-    for (smi_region *r = smi_regions; r != NULL; r = r->next) {
-        if (r->dirty_free == 0 || (!all && now_ms < r->expires_ms)) continue;
-        bytes += (uint64_t)smi_region_purge(r, 0, r->granules) * SMI_GRANULE;
-        r->expires_ms = 0;
+    for (smi_region **at = &smi_regions; *at != NULL;) {
+        smi_region *r = *at;
+        if (r->dirty_free > 0 && (all || now_ms >= r->expires_ms)) {
+            bytes += (uint64_t)smi_region_purge(r, 0, r->granules) * SMI_GRANULE;
+            r->expires_ms = 0;
+        }
+        if (!all || r->free < r->granules) {
+            at = &r->next;
+            continue;
+        }
+        *at = r->next;
+        smi_watch_open(r->base, r->granules * SMI_GRANULE);
+        smi_os_release(r->base, r->granules * SMI_GRANULE);
+        smi_meta_free(r->used, 2 * ((r->granules + 63) / 64) * sizeof(uint64_t));
+        smi_meta_free(r, sizeof *r);
     }
     SMI_ATOMIC_SUB(&smi_process.budget.held, bytes);
     return bytes;
@@ -2197,7 +2215,7 @@ static void smi_span_free(smi_domain *d, smi_page *page) {
 static void smi_init(void);
 static void smi_start(void) { smi_os_once(smi_init); }
 
-/* -- Tags and names. Under smi_registry_lock; names are never freed, so readers need no lock. ---------------- */
+/* -- Tags and names. Names are never freed: who has one needs no lock. ------------------------------------------- */
 
 typedef struct smi_name {
     struct smi_name *next;
@@ -2221,14 +2239,16 @@ static const char *smi_intern(const char *text) {
     if (text[length] != '\0') /* cut, but not inside a UTF-8 character */
         while (length > SMI_NAME_MAX - 5 && ((unsigned char)text[length] & 0xC0) == 0x80) length--;
     smi_name **list = &smi_names[smi_hash_text(text) % 256];
-    for (smi_name *n = *list; n != NULL; n = n->next)
-        if (strncmp(n->text, text, length) == 0 && n->text[length] == '\0') return n->text;
-    smi_name *n = (smi_name *)smi_meta_alloc(sizeof *n);
-    if (n == NULL) return NULL;
-    memcpy(n->text, text, length); /* the rest is 0 */
-    n->next = *list;
-    *list = n;
-    return n->text;
+    smi_lock_take(&smi_names_lock);
+    smi_name *n = *list;
+    while (n != NULL && (strncmp(n->text, text, length) != 0 || n->text[length] != '\0')) n = n->next;
+    if (n == NULL && (n = (smi_name *)smi_meta_alloc(sizeof *n)) != NULL) {
+        memcpy(n->text, text, length); /* the rest is 0 */
+        n->next = *list;
+        *list = n;
+    }
+    smi_lock_give(&smi_names_lock);
+    return n != NULL ? n->text : NULL;
 }
 
 /* The tag with this (interned) name, or SAGEMEM_UNTAGGED. */
@@ -2297,9 +2317,7 @@ SAGEMEM_API const char *sagemem_tag_name(sagemem_tag tag) {
     smi_start();
     char text[16];
     smi_text(text, sizeof text, "tag %u", tag);
-    smi_lock_take(&smi_registry_lock);
     name = smi_intern(text); /* not entered in the table: the number may still get a name */
-    smi_lock_give(&smi_registry_lock);
     return name != NULL ? name : unnamed;
 }
 
@@ -4700,11 +4718,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     smi_domain *h = smi_enter(heap, call);
     if (h == NULL) return smi_mine.error.status;
     const char *name = h->ended != NULL && strncmp(h->ended->name, kind, SMI_NAME_MAX - 1) == 0 ? h->ended->name : NULL;
-    if (name == NULL) {
-        smi_lock_take(&smi_registry_lock);
-        name = smi_intern(kind);
-        smi_lock_give(&smi_registry_lock);
-    }
+    if (name == NULL) name = smi_intern(kind);
     bool fails = name != NULL && smi_os_fails();
     smi_domain *s = name != NULL && !fails ? smi_scope_fresh(h) : NULL;
     if (s == NULL) {
@@ -5186,7 +5200,7 @@ static void smi_thread_ends(void) {
 }
 
 static void smi_fork_locks(bool take) {
-    smi_lock *last[] = {&smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_meta_lock};
+    smi_lock *last[] = {&smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_names_lock, &smi_meta_lock};
     if (take) smi_lock_take(&smi_registry_lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
         if (take && SMI_LOAD(&h->owner) == SMI_ANY) smi_use_begin(h);
@@ -5203,11 +5217,13 @@ static void smi_fork_locks(bool take) {
 static void smi_fork_before(void) { smi_fork_locks(true); }
 static void smi_fork_parent(void) { smi_fork_locks(false); }
 static void smi_watch_forked(void);
+static void smi_sources_forked(void);
+static bool smi_source_in_file(const smi_domain *heap);
 
 /* In the child only the forking thread lives. Heaps of the others may have stopped halfway through a change: their
  * blocks stay valid and may be freed, but nobody takes these heaps over. */
 static void smi_fork_child(void) {
-    smi_lock *locks[] = {&smi_registry_lock, &smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_meta_lock};
+    smi_lock *locks[] = {&smi_registry_lock, &smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_names_lock, &smi_meta_lock};
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++) smi_lock_init(locks[i]);
     smi_lock_init(&smi_process.lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
@@ -5216,10 +5232,11 @@ static void smi_fork_child(void) {
         h->user = 0;
         h->uses = 0;
         uintptr_t owner = SMI_LOAD(&h->owner);
-        if (owner == smi_self() || owner == SMI_ANY || owner == 0) continue;
+        if ((owner == smi_self() || owner == SMI_ANY || owner == 0) && !smi_source_in_file(h)) continue;
         h->frozen = true;
         smi_heap_set_owner(h, 0);
     }
+    smi_sources_forked();
     smi_watch_forked();
 }
 
@@ -6221,13 +6238,16 @@ static bool smi_source_gave_huge(const sagemem_source *source) {
 typedef struct smi_pool_source {
     sagemem_source source; /* first: what the caller holds */
     smi_region region;
-    smi_page *outer; /* the block that lent the buffer */
+    smi_page *outer;              /* the block that lent the buffer */
+    struct smi_pool_source *next; /* of smi_file_sources */
     bool is_file;
     smi_os_file file;
     char *mapping;
     size_t bytes;
     char path[512];
 } smi_pool_source;
+
+static smi_pool_source *smi_file_sources; /* under smi_registry_lock */
 
 static void *smi_source_pool_map(void *ctx, size_t size, size_t alignment) {
     smi_pool_source *s = (smi_pool_source *)ctx;
@@ -6272,6 +6292,18 @@ static smi_pool_source *smi_source_pool_create(char *base, size_t granules) {
     s->source.ctx = s;
     s->region.source = &s->source;
     return s;
+}
+
+/* In the child of a fork: the file is the parent's. What the child writes stays with it, and its heaps there are frozen. */
+static void smi_sources_forked(void) {
+    for (smi_pool_source *s = smi_file_sources; s != NULL; s = s->next) {
+        smi_os_file_part(&s->file, s->mapping, s->bytes);
+        s->path[0] = '\0';
+    }
+}
+
+static bool smi_source_in_file(const smi_domain *heap) {
+    return heap->has_source && heap->source.map_fn == smi_source_pool_map && ((smi_pool_source *)heap->source.ctx)->is_file;
 }
 
 SAGEMEM_API sagemem_source *sagemem_source_buffer(void *memory, size_t size) {
@@ -6337,6 +6369,10 @@ SAGEMEM_API sagemem_source *sagemem_source_file(const char *path, uint64_t limit
     s->bytes = bytes;
     s->mapping = base;
     memcpy(s->path, path, strlen(path) + 1);
+    smi_lock_take(&smi_registry_lock);
+    s->next = smi_file_sources;
+    smi_file_sources = s;
+    smi_lock_give(&smi_registry_lock);
     return &s->source;
 }
 
@@ -6359,6 +6395,11 @@ SAGEMEM_API void sagemem_source_destroy(sagemem_source *source) {
                   user->name);
         return;
     }
+    smi_lock_take(&smi_registry_lock);
+    smi_pool_source **at = &smi_file_sources;
+    while (s->is_file && *at != s) at = &(*at)->next;
+    if (s->is_file) *at = s->next;
+    smi_lock_give(&smi_registry_lock);
     if (s->is_file) smi_os_file_unmap(&s->file, s->path, s->mapping, s->bytes);
     smi_meta_free(s->region.used, 2 * ((s->region.granules + 63) / 64) * sizeof(uint64_t));
     smi_meta_free(s, sizeof *s);

@@ -279,13 +279,14 @@ static void reserve_is_held_and_shrinks(void **state) {
     assert_null(sagemem_alloc(other, 5 * MIB, 1)); /* it is spoken for */
     void *block = sagemem_alloc(heap, MIB, 1);
     assert_int_equal(held_by(heap), 4 * MIB);
-    assert_int_equal(stats_of(heap).reserved, 3 * MIB);
+    uint64_t taken = 4 * MIB - stats_of(heap).reserved; /* the block's pages; a little more where a tool watches */
+    assert_in_range(taken, MIB, MIB + 64 * KIB);
     assert_int_equal(sagemem_reserve(heap, MIB), SAGEMEM_OK); /* sets, does not add */
     assert_int_equal(stats_of(heap).reserved, MIB);
-    assert_int_equal(held_by(heap), 2 * MIB);
-    assert_int_equal(held_by(parent), 2 * MIB);
+    assert_int_equal(held_by(heap), MIB + taken);
+    assert_int_equal(held_by(parent), MIB + taken);
     assert_int_equal(sagemem_reserve(heap, 0), SAGEMEM_OK);
-    assert_int_equal(held_by(heap), MIB);
+    assert_int_equal(held_by(heap), taken);
     sagemem_free(block);
     assert_int_equal(held_by(heap), 0);
     sagemem_heap_destroy(heap);

@@ -2266,9 +2266,11 @@ static void *counting_map(void *ctx, size_t size, size_t alignment) {
     c->maps++;
     c->mapped += size;
     if (alignment < c->least_alignment) c->least_alignment = alignment;
-    char *memory = aligned_alloc(alignment > 65536 ? alignment : 65536, size + 65536);
+    size_t unit = alignment > 65536 ? alignment : 65536, bytes = (size + unit) & ~(unit - 1); /* room for the shift */
+    if (bytes < size + (size_t)c->shift) bytes += unit;
+    char *memory = aligned_alloc(unit, bytes);
     if (memory == NULL) return NULL;
-    memset(memory, 0, size + 65536);
+    memset(memory, 0, bytes);
     return memory + c->shift;
 }
 static void counting_unmap(void *ctx, void *pages, size_t size) {

@@ -336,7 +336,7 @@ static void threads_free_the_blocks_of_others(void **state) {
     (void)state;
     pthread_t threads[BUSY_THREADS];
     start_busy(threads);
-    usleep(700000);
+    usleep(500000);
     end_busy(threads);
 }
 
@@ -344,7 +344,7 @@ static void fork_while_other_threads_allocate(void **state) {
     (void)state;
     pthread_t threads[BUSY_THREADS];
     start_busy(threads);
-    int forks = slow() ? 10 : 60, bad = 0;
+    int forks = slow() ? 5 : 25, bad = 0;
     for (int i = 0; i < forks; i++) {
         int status = 0;
         pid_t pid = start_child(live_on);
@@ -374,7 +374,7 @@ static void fork_and_scope_often(void) {
     stop_busy = false;
     check(pthread_create(&thread, NULL, open_shared_scopes, NULL) == 0);
     alarm(slow() ? 20 : 3);
-    for (int i = 0; i < (slow() ? 20 : 200); i++) {
+    for (int i = 0; i < (slow() ? 20 : 100); i++) {
         pid_t pid = start_child(nothing);
         int status = 0;
         check(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
