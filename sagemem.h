@@ -156,7 +156,38 @@
  *
  * WHAT IS CAUGHT WHERE
  *
- *     "at once": in the call that does it. Otherwise the call that finds it.
+ *     "at once": by the call that does it. Slab, chunk, huge: blocks of ordinary heaps (`tests/caught` has a program for
+ *     each; a scope's blocks lie in chunks or are huge). Checked: SAGEMEM_HEAP_CHECKED, with file and line if SAGEMEM_SITES.
+ *
+ *     violation                          slab                 chunk                 huge             checked
+ *     freed twice, also by two threads   at once, or (1)      at once               at once          at once
+ *     free, realloc of a pointer into    at once              at once (2)           at once          at once (2)
+ *       a block, or misaligned
+ *     ... of stack, static, malloc'ed,   at once              at once               at once          at once
+ *       unmapped, NULL + 8 memory
+ *     ... after its scope ended          -                    at once (2)           at once          at once (2)
+ *     ... after its heap ended           at once (3)          at once (3)           at once (3)      at once (3)
+ *     written 1 byte past the end        no                   (4) if it meets the   no               (5)
+ *                                                             next block's word
+ *     written 8 or more bytes past it    (6) into a free      (4)                   no               (5)
+ *                                        block; else no
+ *     written in front of it             as 8 past the one    (4)                   no, or SIGSEGV   (5)
+ *                                        in front
+ *     written after free                 (6) first 16 bytes   (7) first 24 bytes    SIGSEGV, or no   (8) any byte
+ *     another thread's heap used         at once              at once               at once          at once
+ *     an ended heap used                 at once, until 64 more heaps have ended
+ *     scope ended twice or not begun,    at once
+ *       heap ended with child heaps,
+ *       source destroyed while in use
+ *
+ *     (1) two frees at the same moment on different threads: when the owner next takes that page
+ *     (2) a 24-bit hash decides: one wild pointer in 16 million that points behind the right bits would pass
+ *     (3) until its pages serve again; then as a pointer into whatever lies there now
+ *     (4) when the damaged word's block is freed, resized or checked
+ *     (5) when it is freed, resized or checked, at the end of its scope or heap, and in sagemem_heap_check
+ *     (6) when that block is next allocated, and in sagemem_heap_check
+ *     (7) when the block is reused or merged, and in sagemem_heap_check
+ *     (8) when it leaves the quarantine (1 MiB of later frees), at the end of its scope or heap, in sagemem_heap_check
  *
  * CAVEATS (symptom: what it is, what to do)
  *

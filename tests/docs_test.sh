@@ -7,7 +7,7 @@ passed=0 failed=0
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT INT TERM
 CC=${CC:-cc} CXX=${CXX:-c++}
-flags="${CFLAGS:-} -Wall -Wextra -Werror -pthread"
+flags="-O0 -Wall -Wextra -Werror -pthread"
 
 check() { # what, command...
     what=$1

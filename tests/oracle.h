@@ -443,8 +443,9 @@ static inline void oracle_compare_heap(const oracle_heap *h) {
         sagemem_tag_stats got;
         uint64_t part;
         REQUIRE(sagemem_tag_get_stats(heap, oracle_tags[t], &got) == SAGEMEM_OK, "no statistics of a tag");
-        REQUIRE(got.used == want.used && got.blocks == want.blocks, "tag %u has %llu bytes in %llu blocks, not %llu in %llu",
-                oracle_tags[t], UINT(got.used), UINT(got.blocks), UINT(want.used), UINT(want.blocks));
+        REQUIRE(got.used == want.used && got.blocks == want.blocks,
+                "%s with flags %u, tag %u has %llu bytes in %llu blocks, not %llu in %llu", h == NULL ? "the process" : "a heap",
+                h == NULL ? 0 : h->flags, oracle_tags[t], UINT(got.used), UINT(got.blocks), UINT(want.used), UINT(want.blocks));
         REQUIRE(got.total_blocks == want.total_blocks && got.total_bytes == want.total_bytes,
                 "tag %u had %llu blocks with %llu bytes, not %llu with %llu", oracle_tags[t], UINT(got.total_blocks),
                 UINT(got.total_bytes), UINT(want.total_blocks), UINT(want.total_bytes));

@@ -197,13 +197,19 @@ static void worker_step(worker *w) {
     else worker_rarely(w, h);
 }
 
-/* A thread that dies: with a default heap that another dead one may have left, with open scopes and live blocks. */
-static void *mayfly(void *ctx) {
-    chance *c = (chance *)ctx;
+/* The calling thread's default heap, which a dead thread may have left. */
+static oracle_heap *default_heap(void) {
     sagemem_heap *mine = sagemem_heap_default();
     oracle_heap *h = oracle_heap_of(mine);
     if (h == NULL) h = oracle_heap_new(mine, NULL, 0);
     mail_recall(h);
+    return h;
+}
+
+/* A thread that dies, with open scopes and live blocks. */
+static void *mayfly(void *ctx) {
+    chance *c = (chance *)ctx;
+    oracle_heap *h = default_heap();
     oracle_compare_visit(h);
     for (unsigned i = 0; i < 60; i++) {
         if (chance_below(c, 10) == 0 && h->depth < ORACLE_DEPTH) oracle_scope_begin(h);
@@ -231,7 +237,7 @@ static void *worker_main(void *ctx) {
     worker_own(w, child);
     worker_own(w, heap_new(SAGEMEM_HEAP_CHECKED, child)); /* a grandchild of another kind */
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) worker_own(w, heap_new(flags[i], NULL));
-    worker_own(w, oracle_heap_new(sagemem_heap_default(), NULL, 0));
+    worker_own(w, default_heap());
     for (int round = 0; round < ROUNDS; round++) {
         for (unsigned i = 0; i < steps / ROUNDS; i++) worker_step(w);
         chance c = {chance_next(&w->chance)};

@@ -103,7 +103,10 @@ __attribute__((unused)) static void *caught_block(const char *kind) {
     bool before = caught_is(kind, "before") || caught_is(kind, "slab_before");
     if (before) caught_alloc(other);
     if (caught_is(kind, "behind")) sagemem_free(front);
-    if (before) sagemem_free(caught_behind);
+    if (before) {
+        sagemem_free(caught_behind);
+        caught_behind = NULL;
+    }
     caught_say(block);
     return block;
 }

@@ -11,7 +11,7 @@ int main(int argc, char **argv) {
     char *block = caught_block(caught_word(argc, argv, 2));
     CAUGHT_CHECK(sagemem_heap_check(heap) == 0);
     char *from = (char *)caught_hidden(where < 0 ? block + where : block + sagemem_size(block));
-    for (int i = 0; i < (one != NULL ? 1 : abs(where)); i++) from[i] ^= 'y'; /* never what was there */
+    for (int i = 0; i < (one != NULL ? 1 : abs(where)); i++) from[i] = (char)(from[i] ^ ('A' + i)); /* never what was there */
     if (caught_is(found, "free")) {
         sagemem_free(block);
     } else if (caught_is(found, "realloc")) {
