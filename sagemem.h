@@ -1187,11 +1187,13 @@ static void *smi_os_file_map(smi_os_file *file, const char *path, size_t size) {
     if (smi_os_fails()) return NULL;
     file->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file->fd < 0) return NULL;
-    void *at = MAP_FAILED;
-    if (!smi_os_fails() && ftruncate(file->fd, (off_t)size) == 0)
-        at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file->fd, 0);
+    /* Over addresses of our own choice, so that the pages start where the page map wants them. */
+    void *place = smi_os_map(size, 65536), *at = MAP_FAILED;
+    if (place != NULL && !smi_os_fails() && ftruncate(file->fd, (off_t)size) == 0)
+        at = mmap(place, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file->fd, 0);
     if (at != MAP_FAILED) return at;
     int reason = errno;
+    if (place != NULL) munmap(place, size);
     close(file->fd);
     unlink(path);
     errno = reason;
@@ -2162,7 +2164,7 @@ static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t front, siz
     page->domain = d;
     smi_lock_take(&smi_span_lock);
     page->base = smi_span_take(d, page, alignment, zeroed, &claim);
-    page->start = page->base + front;
+    if (page->base != NULL) page->start = page->base + front;
     bool aligned = ((uintptr_t)page->base & (alignment - 1)) == 0;
     bool mapped = page->base != NULL && aligned && smi_map_prepare(smi_map_base(page), smi_map_bytes(page));
     if (mapped) smi_map_set(smi_map_base(page), smi_map_bytes(page), page);
@@ -2562,7 +2564,7 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
         smi_publish_tag(heap, tag, r, now.bytes, now.blocks);
     }
     heap->events = 0;
-    heap->event_bytes = 0;
+    SMI_STORE(&heap->event_bytes, (size_t)0);
     smi_lock_give(&smi_stats_lock);
 }
 
@@ -2580,6 +2582,11 @@ static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
 
 /* Called when a page of the heap changes hands or a slab page is exhausted. Looking costs a walk of the pages, so
  * that is done once in pages/32 such events: the bound in the manual follows from this. Under the heap's lock. */
+/* So much has been allocated since the last look that the peak may be off by more than the manual says. */
+SMI_INLINE bool smi_event_due(const smi_domain *heap) {
+    return SMI_LOAD(&heap->event_bytes) > SMI_LOAD(&heap->budget.held) / 32 + SMI_GRANULE;
+}
+
 /* The heap itself is about to grow while a scope is open: what the scope's peak was beside is told now, for afterwards
  * the heap is no longer what it was then. */
 static void smi_outside_grows(smi_domain *heap) {
@@ -2592,8 +2599,8 @@ static void smi_outside_grows(smi_domain *heap) {
 }
 
 static void smi_event(smi_domain *heap, size_t bytes) {
-    heap->event_bytes += bytes;
-    if (++heap->events > heap->page_count / 32 || heap->event_bytes > SMI_LOAD(&heap->budget.held) / 32) smi_publish(heap, false);
+    SMI_ADD(&heap->event_bytes, bytes);
+    if (++heap->events > heap->page_count / 32 || smi_event_due(heap)) smi_publish(heap, false);
 }
 
 /* From now on the heap has children: its peaks are those of an account. Under smi_registry_lock. */
@@ -3094,10 +3101,13 @@ static void *smi_chunk_alloc(smi_domain *d, size_t alignment, size_t size, sagem
     size_t usable = smi_chunk_size(d, header, smi_get(header));
     smi_count_alloc(d, tag, usable, 1);
     SMI_ADD(&d->header_bytes, units * 16 - usable);
-    if (d == d->base && !SMI_LOAD(&d->exact) && (d->event_bytes += usable) > SMI_LOAD(&d->budget.held) / 32) {
-        smi_lock_take(&d->lock); /* holes fill without a page changing hands */
-        smi_publish(d, false);
-        smi_lock_give(&d->lock);
+    if (d == d->base && !SMI_LOAD(&d->exact)) { /* holes fill without a page changing hands */
+        SMI_ADD(&d->event_bytes, usable);
+        if (smi_event_due(d)) {
+            smi_lock_take(&d->lock);
+            smi_publish(d, false);
+            smi_lock_give(&d->lock);
+        }
     }
     if (smi_watched) smi_watch_alloc(header + 8, usable, false);
     return header + 8;
@@ -4509,6 +4519,7 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
         else smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
         return;
     }
+    SMI_ASSUME(ref.domain != NULL);
     if (ref.system != NULL) smi_system_free(ref.system);
     else if (shared || SMI_LOAD(&ref.domain->base->owner) == smi_self()) smi_free_own(&ref, block, site);
     else smi_free_remote(&ref, block, call);
@@ -4758,6 +4769,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
         return smi_mine.error.status;
     }
     smi_domain *outer = h->top;
+    SMI_ASSUME(outer != NULL);
     s->base = h;
     s->outer = outer;
     s->chain = outer != h || h->exact ? outer : NULL;
@@ -5539,6 +5551,7 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
             }
             if (ref.system == NULL && smi_pending(heap)) {
                 smi_collect(heap); /* as before an allocation, so that peaks are exact; neighbours may be free now */
+                SMI_ASSUME(ref.page->kind != SMI_CHUNK || ref.header != NULL);
                 if (ref.page->kind == SMI_CHUNK) ref.word = smi_get(ref.header);
             }
             if (ref.domain == heap) smi_outside_grows(heap);
@@ -5735,7 +5748,7 @@ SAGEMEM_API void *sagemem_keep(void *block) {
         if (heap == NULL) return NULL;
         smi_domain *from = ref.domain, *to = from->outer;
         void *result = to == NULL ? block : NULL;
-        if (to == from->base) smi_outside_grows(to);
+        if (to != NULL && to == from->base) smi_outside_grows(to);
         if (to != NULL && smi_records_ready(to, ref.tag)) {
             if (ref.page != NULL && ref.page->kind == SMI_HUGE) {
                 smi_huge_move_out(ref.page, from, to);

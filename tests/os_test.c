@@ -150,18 +150,22 @@ static void classes_agree_with_sizes(void **state) {
         /* the test for "offset is a multiple", for every offset in the largest page */
         size_t size = smi_class_size(c);
         uint64_t inverse = UINT64_MAX / size + 1;
-        for (uint64_t offset = 0; offset < SMI_SLAB_MAX; offset++) assert_true((offset * inverse < inverse) == (offset % size == 0));
+        for (uint64_t offset = 0; offset < SMI_SLAB_MAX; offset++)
+            assert_true((offset * inverse < inverse) == (offset % size == 0));
     }
 }
 
 static void lists_rise_with_units(void **state) {
     (void)state;
     unsigned before = 0;
+    uint64_t first = 1;
     for (uint64_t units = 1; units < (uint64_t)1 << 20; units++) {
         unsigned list = smi_list_of(units);
         assert_true(list < SMI_LISTS);
         assert_true(list == before || list == before + 1);
         if (units <= SMI_UNITS_APART) assert_int_equal(list, units);
+        if (list != before) first = units;
+        assert_true(units * 4 <= first * 5); /* what is in one list differs by a quarter at most */
         before = list;
     }
 }
@@ -542,9 +546,7 @@ static void chunks_survive_random_use(void **state) {
                 break;
             case 2: slot[i].block = sagemem_realloc(heap, slot[i].block, size, SAGEMEM_TAG_SAME); break;
             case 3: slot[i].block = sagemem_realloc(heap, slot[i].block, size, tag); break;
-            default:
-                sagemem_free(slot[i].block);
-                slot[i].block = sagemem_aligned_alloc(heap, (size_t)16 << below(9), size, tag);
+            default: sagemem_free(slot[i].block); slot[i].block = sagemem_aligned_alloc(heap, (size_t)16 << below(9), size, tag);
             }
             assert_non_null(slot[i].block);
             slot[i].size = size;
@@ -569,10 +571,21 @@ int main(int argc, char **argv) {
 #define T(name) cmocka_unit_test_setup(name, setup)
 #define P(name) cmocka_unit_test_setup_teardown(name, make_place, remove_place)
     static const struct CMUnitTest tests[] = {
-        P(cgroup_v2_takes_the_least_on_the_way_up), P(cgroup_v1_is_found_among_the_others), P(cgroup_files_that_say_nothing),
-        T(classes_agree_with_sizes), T(lists_rise_with_units), T(meta_classes_fit), T(budget_follows_its_model),
-        T(budget_does_not_overflow), T(region_follows_its_model), T(page_map_knows_absurd_addresses), T(page_map_is_entered_and_cleared),
-        T(guard_catches_every_flipped_bit), T(guard_catches_nine_bytes_too_many), T(ended_scope_leaves_no_words), T(chunks_survive_random_use),
+        P(cgroup_v2_takes_the_least_on_the_way_up),
+        P(cgroup_v1_is_found_among_the_others),
+        P(cgroup_files_that_say_nothing),
+        T(classes_agree_with_sizes),
+        T(lists_rise_with_units),
+        T(meta_classes_fit),
+        T(budget_follows_its_model),
+        T(budget_does_not_overflow),
+        T(region_follows_its_model),
+        T(page_map_knows_absurd_addresses),
+        T(page_map_is_entered_and_cleared),
+        T(guard_catches_every_flipped_bit),
+        T(guard_catches_nine_bytes_too_many),
+        T(ended_scope_leaves_no_words),
+        T(chunks_survive_random_use),
     };
     return cmocka_run_group_tests_name("os", tests, NULL, NULL);
 }

@@ -181,14 +181,15 @@ static int in_child(void (*fn)(void)) {
 #define child_check(condition)                                                                                                     \
     do {                                                                                                                           \
         if (!(condition)) {                                                                                                        \
-            fprintf(stderr, "%s:%d: %s does not hold; last error: %s\n", __FILE__, __LINE__, #condition,                            \
+            fprintf(stderr, "%s:%d: %s does not hold; last error: %s\n", __FILE__, __LINE__, #condition,                           \
                     sagemem_last_error()->message);                                                                                \
             _exit(2);                                                                                                              \
         }                                                                                                                          \
     } while (0)
 
 static void assert_child_well(int status) {
-    if (WIFSIGNALED(status)) fail_msg("the child was killed by signal %d%s", WTERMSIG(status), WTERMSIG(status) == SIGALRM ? " (it hung)" : "");
+    if (WIFSIGNALED(status))
+        fail_msg("the child was killed by signal %d%s", WTERMSIG(status), WTERMSIG(status) == SIGALRM ? " (it hung)" : "");
     if (on_valgrind() && WEXITSTATUS(status) == 1) return; /* it does not like what the child left behind */
     assert_int_equal(WEXITSTATUS(status), 0);
 }
@@ -346,7 +347,7 @@ static void heap_desc_defaults_are_resolved(void **state) {
     assert_int_equal(desc.limit, 0);
     assert_int_equal(desc.flags, 0);
     assert_int_equal(desc.purge_delay_ms, 1000);
-    assert_null(desc.source); /* the system */
+    assert_null(desc.source);                        /* the system */
     sagemem_heap *same = sagemem_heap_create(&desc); /* what was read makes such a heap again */
     assert_non_null(same);
     sagemem_heap_destroy(same);
@@ -725,7 +726,12 @@ static void refuse_bad_requests(sagemem_heap *heap) {
 
 static void alloc_refuses_bad_requests(void **state) {
     (void)state;
-    static const uint32_t flags[] = {0, SAGEMEM_HEAP_ZERO, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED,
+    static const uint32_t flags[] = {0,
+                                     SAGEMEM_HEAP_ZERO,
+                                     SAGEMEM_HEAP_CHECKED,
+                                     SAGEMEM_HEAP_SITES,
+                                     SAGEMEM_HEAP_SYSTEM,
+                                     SAGEMEM_HEAP_SHARED,
                                      SAGEMEM_HEAP_ABORT_ON_NOMEM};
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
         sagemem_heap *heap = heap_named("bad requests", flags[i]);
@@ -783,7 +789,8 @@ static void aligned_alloc_every_power(void **state) {
                 if (blocks[i] == NULL && alignment > 256 * MIB) continue; /* addresses may be scarce */
                 assert_non_null(blocks[i]);
                 assert_true(aligned_to(blocks[i], alignment) && aligned_to(blocks[i], 16));
-                if (sagemem_size(blocks[i]) < size) fail_msg("flags %u, alignment %zu: %zu bytes became %zu", flags[f], alignment, size, sagemem_size(blocks[i]));
+                if (sagemem_size(blocks[i]) < size)
+                    fail_msg("flags %u, alignment %zu: %zu bytes became %zu", flags[f], alignment, size, sagemem_size(blocks[i]));
                 memset(blocks[i], i, size);
             }
             for (int i = 0; i < 4; i++)
@@ -836,8 +843,8 @@ static void aligned_alloc_costs_addresses_only(void **state) {
 
 /* Contents and counts through a walk of sizes up and down, in heaps of every kind. */
 static void walk_realloc(sagemem_heap *heap, size_t largest) {
-    static const size_t sizes[] = {1,    20,    24,   100,     60,   500,  7000,   30,    9000,   20000,  9000, 100000,
-                                   50,   70000, 300000, 200000, 1000000, 20 * MIB, 3 * MIB, 40 * MIB, 17 * MIB, 10, 0, 64};
+    static const size_t sizes[] = {1,  20,    24,     100,    60,      500,      7000,    30,       9000,     20000, 9000, 100000,
+                                   50, 70000, 300000, 200000, 1000000, 20 * MIB, 3 * MIB, 40 * MIB, 17 * MIB, 10,    0,    64};
     uint64_t used = stats_of(heap).used;
     size_t have = 8;
     unsigned char *block = sagemem_alloc(heap, have, 21);
@@ -866,7 +873,8 @@ static void walk_realloc(sagemem_heap *heap, size_t largest) {
 
 static void realloc_keeps_contents_and_counts(void **state) {
     (void)state;
-    static const uint32_t flags[] = {0, SAGEMEM_HEAP_ZERO, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED};
+    static const uint32_t flags[] = {
+        0, SAGEMEM_HEAP_ZERO, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED};
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
         sagemem_heap *heap = heap_named("realloc", flags[i]);
         walk_realloc(heap, i < 3 ? (size_t)40 * MIB : MIB);
@@ -997,7 +1005,8 @@ static void new_is_typed_and_zeroed(void **state) {
 static void allocator_is_the_heap(void **state) {
     (void)state;
     sagemem_heap *heap = heap_named("handed on", 0);
-    sagemem_allocator a = sagemem_allocator_for(heap, 44), again = sagemem_allocator_for(heap, 44), other = sagemem_allocator_for(heap, 45);
+    sagemem_allocator a = sagemem_allocator_for(heap, 44), again = sagemem_allocator_for(heap, 44),
+                      other = sagemem_allocator_for(heap, 45);
     char *block = a.alloc_fn(a.ctx, 100);
     assert_ptr_equal(sagemem_heap_of(block), heap);
     assert_int_equal(sagemem_tag_of(block), 44);
@@ -1261,7 +1270,8 @@ static void on_visit(void *ctx, const sagemem_block_info *info) {
 }
 static void heap_visit_sees_every_live_block(void **state) {
     (void)state;
-    static const uint32_t flags[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_ZERO};
+    static const uint32_t flags[] = {
+        0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_ZERO};
     for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
         sagemem_heap *heap = heap_named("visited", flags[f]);
         void *blocks[60];
@@ -1391,8 +1401,9 @@ static void zero_heap_gives_zeroes_in_scopes(void **state) {
 /* Shrinks and grows again: what the block has got since is zero, whatever lay there before. */
 static void zero_heap_grows_with_zeroes(void **state) {
     (void)state;
-    static const size_t walk[] = {100, 40, 100, 30, 90, 5000, 3000, 4800, 2600, 70000, 40000, 60000, 200000, 150000, 190000,
-                                  MIB, MIB / 2, MIB, 20 * MIB, 18 * MIB, 30 * MIB, 17 * MIB, 20 * MIB, 100, 8192, 8000, 8190};
+    static const size_t walk[] = {100,      40,       100,      30,       90,       5000,   3000, 4800,    2600,
+                                  70000,    40000,    60000,    200000,   150000,   190000, MIB,  MIB / 2, MIB,
+                                  20 * MIB, 18 * MIB, 30 * MIB, 17 * MIB, 20 * MIB, 100,    8192, 8000,    8190};
     static const uint32_t more[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_SITES};
     for (size_t f = 0; f < sizeof more / sizeof more[0]; f++) {
         for (int scoped = 0; scoped < 3; scoped++) {
@@ -1408,7 +1419,8 @@ static void zero_heap_grows_with_zeroes(void **state) {
                 assert_non_null(block);
                 size_t kept = have < walk[i] ? have : walk[i];
                 if (!all_bytes(block, 0xEE, kept)) fail_msg("contents lost from %zu to %zu", have, walk[i]);
-                if (!all_bytes(block + kept, 0, walk[i] - kept)) fail_msg("tail not zero from %zu to %zu, scopes %d", have, walk[i], scoped);
+                if (!all_bytes(block + kept, 0, walk[i] - kept))
+                    fail_msg("tail not zero from %zu to %zu, scopes %d", have, walk[i], scoped);
                 memset(block, 0xEE, walk[i]);
                 have = walk[i];
             }
@@ -1490,7 +1502,8 @@ static void scope_end_frees_what_is_in_it(void **state) {
 /* The end of a scope takes from every count what was in it, once. */
 static void scope_end_counts_blocks_of_every_kind(void **state) {
     (void)state;
-    static const uint32_t flags[] = {0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_ZERO};
+    static const uint32_t flags[] = {
+        0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SITES, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_ZERO};
     for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
         for (int depth = 1; depth <= 3; depth++) {
             sagemem_heap *heap = heap_named("counted", flags[f]);
@@ -2053,7 +2066,8 @@ static void source_huge_1_gib(void **state) {
 
 static void source_numa(void **state) {
     (void)state;
-    sagemem_source preferred = sagemem_source_numa(0, SAGEMEM_NUMA_PREFERRED), all = sagemem_source_numa(0, SAGEMEM_NUMA_INTERLEAVE);
+    sagemem_source preferred = sagemem_source_numa(0, SAGEMEM_NUMA_PREFERRED),
+                   all = sagemem_source_numa(0, SAGEMEM_NUMA_INTERLEAVE);
     use_heap_on(&preferred, plain_heap_on);
     use_heap_on(&all, plain_heap_on);
     /* bound to a node: that node, or an ordinary failure */
@@ -2078,7 +2092,8 @@ static void source_buffer_at_any_address(void **state) {
         sagemem_heap *heap = plain_heap_on(source);
         char *a = sagemem_alloc(heap, 100, 0), *b = sagemem_alloc(heap, 200000, 0), *c = sagemem_alloc(heap, MIB, 0);
         char *blocks[] = {a, b, c};
-        for (int i = 0; i < 3; i++) assert_true(blocks[i] >= memory + shift && blocks[i] + sagemem_size(blocks[i]) <= memory + shift + size);
+        for (int i = 0; i < 3; i++)
+            assert_true(blocks[i] >= memory + shift && blocks[i] + sagemem_size(blocks[i]) <= memory + shift + size);
         sagemem_heap_destroy(heap);
         use_heap_on(source, plain_heap_on);
         use_heap_on(source, checked_heap_on);
@@ -2212,7 +2227,7 @@ static void source_file_holds_the_pages(void **state) {
     struct stat info;
     assert_int_equal(stat(path, &info), 0);
     assert_true((uint64_t)info.st_size <= 8 * MIB);
-    assert_int_equal(info.st_mode & 077, 0); /* for the owner alone */
+    assert_int_equal(info.st_mode & 077, 0);           /* for the owner alone */
     assert_true((uint64_t)info.st_blocks * 512 < MIB); /* sparse */
     sagemem_heap *heap = plain_heap_on(source);
     void *block = sagemem_alloc(heap, 2 * MIB, 0);
@@ -2459,34 +2474,101 @@ int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
 #define T(name) cmocka_unit_test_setup(name, setup)
     static const struct CMUnitTest tests[] = {
-        T(tag_has_one_name), T(tag_name_counts_63_bytes), T(tag_without_a_name_is_refused), T(tag_names_of_numbers),
-        T(tag_define_names_an_enum), T(tag_define_refuses_a_second_name), T(tag_define_refuses_other_numbers),
-        T(tag_is_the_same_on_all_threads), T(tag_table_fills_up),
-        T(heap_desc_defaults_are_resolved), T(heap_desc_is_read_back), T(heap_get_desc_of_the_default), T(heap_create_refuses_bad_descs),
-        T(heap_destroy_frees_everything), T(heap_destroyed_is_stale), T(heap_null_is_misuse_where_it_matters),
-        T(heap_that_is_none_is_foreign), T(heap_with_children_is_not_destroyed), T(heap_reset_keeps_the_heap),
-        T(heap_adopt_changes_the_owner), T(heap_adopt_refuses_a_living_default), T(heap_of_another_thread_is_busy),
-        T(heap_default_is_configured), T(heap_default_is_the_threads_own),
-        T(alloc_every_size), T(alloc_size_zero_is_a_block), T(alloc_refuses_bad_requests),
-        T(alloc_that_the_system_refuses_changes_nothing), T(calloc_zeroes_memory_used_before), T(aligned_alloc_every_power),
-        T(aligned_alloc_refuses_others), T(aligned_alloc_costs_addresses_only), T(realloc_keeps_contents_and_counts),
-        T(realloc_changes_the_tag), T(realloc_of_null_allocates), T(realloc_in_place_where_it_can), T(realloc_of_bad_pointers),
-        T(memdup_and_strdup_copy), T(new_is_typed_and_zeroed), T(allocator_is_the_heap),
-        T(owns_is_never_wrong), T(bad_pointers_go_to_the_handler), T(heap_freed_as_a_block_is_foreign), T(double_free_is_stale),
-        T(freed_block_is_stale_in_merged_memory), T(block_from_before_a_reset_is_stale), T(interior_pointer_is_foreign), T(message_with_long_names_is_cut), T(move_changes_the_heap), T(heap_visit_sees_every_live_block),
-        T(checked_heap_sees_over_and_underflow), T(checked_heap_sees_late_writes),
-        T(zero_heap_gives_zeroes), T(zero_heap_gives_zeroes_in_scopes), T(zero_heap_grows_with_zeroes), T(zero_heap_keeps_with_zeroes),
+        T(tag_has_one_name),
+        T(tag_name_counts_63_bytes),
+        T(tag_without_a_name_is_refused),
+        T(tag_names_of_numbers),
+        T(tag_define_names_an_enum),
+        T(tag_define_refuses_a_second_name),
+        T(tag_define_refuses_other_numbers),
+        T(tag_is_the_same_on_all_threads),
+        T(tag_table_fills_up),
+        T(heap_desc_defaults_are_resolved),
+        T(heap_desc_is_read_back),
+        T(heap_get_desc_of_the_default),
+        T(heap_create_refuses_bad_descs),
+        T(heap_destroy_frees_everything),
+        T(heap_destroyed_is_stale),
+        T(heap_null_is_misuse_where_it_matters),
+        T(heap_that_is_none_is_foreign),
+        T(heap_with_children_is_not_destroyed),
+        T(heap_reset_keeps_the_heap),
+        T(heap_adopt_changes_the_owner),
+        T(heap_adopt_refuses_a_living_default),
+        T(heap_of_another_thread_is_busy),
+        T(heap_default_is_configured),
+        T(heap_default_is_the_threads_own),
+        T(alloc_every_size),
+        T(alloc_size_zero_is_a_block),
+        T(alloc_refuses_bad_requests),
+        T(alloc_that_the_system_refuses_changes_nothing),
+        T(calloc_zeroes_memory_used_before),
+        T(aligned_alloc_every_power),
+        T(aligned_alloc_refuses_others),
+        T(aligned_alloc_costs_addresses_only),
+        T(realloc_keeps_contents_and_counts),
+        T(realloc_changes_the_tag),
+        T(realloc_of_null_allocates),
+        T(realloc_in_place_where_it_can),
+        T(realloc_of_bad_pointers),
+        T(memdup_and_strdup_copy),
+        T(new_is_typed_and_zeroed),
+        T(allocator_is_the_heap),
+        T(owns_is_never_wrong),
+        T(bad_pointers_go_to_the_handler),
+        T(heap_freed_as_a_block_is_foreign),
+        T(double_free_is_stale),
+        T(freed_block_is_stale_in_merged_memory),
+        T(block_from_before_a_reset_is_stale),
+        T(interior_pointer_is_foreign),
+        T(message_with_long_names_is_cut),
+        T(move_changes_the_heap),
+        T(heap_visit_sees_every_live_block),
+        T(checked_heap_sees_over_and_underflow),
+        T(checked_heap_sees_late_writes),
+        T(zero_heap_gives_zeroes),
+        T(zero_heap_gives_zeroes_in_scopes),
+        T(zero_heap_grows_with_zeroes),
+        T(zero_heap_keeps_with_zeroes),
         T(zero_heap_stays_zero_when_a_shrink_cannot_move),
-        T(scope_end_frees_what_is_in_it), T(scope_end_counts_blocks_of_every_kind), T(scope_calls_refuse_bad_arguments), T(keep_goes_one_level_out), T(keep_that_fails_changes_nothing),
-        T(defer_runs_last_first), T(defer_may_use_the_scope), T(defer_may_use_the_scope_of_a_shared_heap),
-        T(defer_runs_when_the_thread_ends), T(scope_limit_holds), T(scope_last_stats),
-        T(abort_on_nomem_aborts), T(system_heap_takes_from_malloc), T(system_heap_has_many_blocks), T(shared_heap_is_for_all_threads),
-        T(purge_delay_decides_when_pages_go), T(purge_now_holds_for_shrinking), T(trim_gives_pages_back),
-        T(source_system), T(source_huge_2_mib), T(source_huge_1_gib), T(source_numa), T(source_buffer_at_any_address),
-        T(source_buffer_is_exhausted), T(source_buffer_aligned_blocks), T(source_buffer_in_a_block), T(source_buffer_refuses_bad_memory),
-        T(source_in_use_is_not_destroyed), T(source_file_holds_the_pages), T(source_file_limit_is_exact_at_most),
-        T(source_file_refuses_bad_paths), T(own_source_is_balanced), T(own_source_with_large_pages), T(own_source_that_fails),
-        T(own_source_that_fails_leaves_the_reserve), T(own_source_that_misaligns), T(sites_are_remembered), T(sites_are_in_messages),
+        T(scope_end_frees_what_is_in_it),
+        T(scope_end_counts_blocks_of_every_kind),
+        T(scope_calls_refuse_bad_arguments),
+        T(keep_goes_one_level_out),
+        T(keep_that_fails_changes_nothing),
+        T(defer_runs_last_first),
+        T(defer_may_use_the_scope),
+        T(defer_may_use_the_scope_of_a_shared_heap),
+        T(defer_runs_when_the_thread_ends),
+        T(scope_limit_holds),
+        T(scope_last_stats),
+        T(abort_on_nomem_aborts),
+        T(system_heap_takes_from_malloc),
+        T(system_heap_has_many_blocks),
+        T(shared_heap_is_for_all_threads),
+        T(purge_delay_decides_when_pages_go),
+        T(purge_now_holds_for_shrinking),
+        T(trim_gives_pages_back),
+        T(source_system),
+        T(source_huge_2_mib),
+        T(source_huge_1_gib),
+        T(source_numa),
+        T(source_buffer_at_any_address),
+        T(source_buffer_is_exhausted),
+        T(source_buffer_aligned_blocks),
+        T(source_buffer_in_a_block),
+        T(source_buffer_refuses_bad_memory),
+        T(source_in_use_is_not_destroyed),
+        T(source_file_holds_the_pages),
+        T(source_file_limit_is_exact_at_most),
+        T(source_file_refuses_bad_paths),
+        T(own_source_is_balanced),
+        T(own_source_with_large_pages),
+        T(own_source_that_fails),
+        T(own_source_that_fails_leaves_the_reserve),
+        T(own_source_that_misaligns),
+        T(sites_are_remembered),
+        T(sites_are_in_messages),
     };
     return cmocka_run_group_tests_name("public_heap", tests, NULL, NULL);
 }

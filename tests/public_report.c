@@ -60,9 +60,9 @@ typedef struct kept {
     char text[1 << 18];
     size_t size;
     int writes, closes;
-    int fail_at;              /* this write fails [none] */
+    int fail_at;               /* this write fails [none] */
     sagemem_status close_with; /* [OK] */
-    bool gap;                 /* the offsets did not follow each other */
+    bool gap;                  /* the offsets did not follow each other */
 } kept;
 static kept out;
 
@@ -141,8 +141,8 @@ static void assert_python(const char *expression, const char *expected) {
         fprintf(script, "r = json.loads(open('%s', 'rb').read().decode('utf-8'))\n", in_place(name));
         out.size = 0;
     }
-    fprintf(script, "a = str(%s)\nif a != \"%s\":\n    wrong = 1\n    print(\"\"\"%s: \"\"\" + a + \"\"\", not %s\"\"\")\n", expression, expected,
-            expression, expected);
+    fprintf(script, "a = str(%s)\nif a != \"%s\":\n    wrong = 1\n    print(\"\"\"%s: \"\"\" + a + \"\"\", not %s\"\"\")\n",
+            expression, expected, expression, expected);
 }
 static void assert_python_number(const char *expression, uint64_t expected) {
     char text[32];
@@ -252,7 +252,8 @@ static void json_adds_up_to_the_statistics(void **state) {
     assert_python("','.join(h['heap'] + '<' + h['parent'] for h in r['heaps'])", "json low<json top");
     assert_python_number("r['heaps'][0]['used']", l.used);
     assert_python_number("r['heaps'][0]['held']", l.held);
-    assert_python("[(x['scope'], x['id'], x['heap'], x['used'] > 12344) for x in r['scopes']]", "[('json scope', 99, 'json top', True)]");
+    assert_python("[(x['scope'], x['id'], x['heap'], x['used'] > 12344) for x in r['scopes']]",
+                  "[('json scope', 99, 'json top', True)]");
 
     /* the process: heaps side by side add up, heaps below are in those above */
     assert_json(report(NULL, SAGEMEM_FORMAT_JSON));
@@ -268,8 +269,17 @@ static void json_adds_up_to_the_statistics(void **state) {
 
 static void json_carries_any_name(void **state) {
     (void)state;
-    static const char *const names[] = {
-        "quote \" and \\ backslash", "line\nbreak\r\ttab", "\x01\x02\x1f control", "slash/in/it", "{\"json\": [1, 2]}", "\xC3\xA4\xE2\x82\xAC", "%s%n%d", "\x7f", "/", "a/", "</script>"};
+    static const char *const names[] = {"quote \" and \\ backslash",
+                                        "line\nbreak\r\ttab",
+                                        "\x01\x02\x1f control",
+                                        "slash/in/it",
+                                        "{\"json\": [1, 2]}",
+                                        "\xC3\xA4\xE2\x82\xAC",
+                                        "%s%n%d",
+                                        "\x7f",
+                                        "/",
+                                        "a/",
+                                        "</script>"};
     sagemem_heap *heap = NULL;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         heap = heap_below(NULL, names[i]);
@@ -282,7 +292,8 @@ static void json_carries_any_name(void **state) {
         fputs(names[i], file);
         fclose(file);
         snprintf(expression, sizeof expression,
-                 "[n == open('%s', 'rb').read().decode('utf-8') for n in (r['heap']['name'], r['tags'][0]['tag'], r['scopes'][0]['scope'])]",
+                 "[n == open('%s', 'rb').read().decode('utf-8') for n in (r['heap']['name'], r['tags'][0]['tag'], "
+                 "r['scopes'][0]['scope'])]",
                  in_place(file_name));
         assert_python(expression, "[True, True, True]");
         assert_python_number("r['scopes'][0]['id']", UINT64_MAX);
@@ -346,8 +357,17 @@ static void text_names_tags_groups_and_heaps(void **state) {
     assert_non_null(sagemem_alloc(top, 2000, sagemem_tag_named("Physics/Feedback")));
     assert_non_null(sagemem_alloc(low, 2 * MIB, sagemem_tag_named("Alone")));
     assert_non_null(sagemem_alloc(low, 50, 0));
-    static const char *const parts[] = {"heap 'text top'", "\nPhysics\n", "  Cooling ", "  Feedback ", "subtotal", "  Alone ", "untagged",
-                                        "2.00 MiB", "text low", "total", "give their allocations a tag"};
+    static const char *const parts[] = {"heap 'text top'",
+                                        "\nPhysics\n",
+                                        "  Cooling ",
+                                        "  Feedback ",
+                                        "subtotal",
+                                        "  Alone ",
+                                        "untagged",
+                                        "2.00 MiB",
+                                        "text low",
+                                        "total",
+                                        "give their allocations a tag"};
     const char *text = report(top, SAGEMEM_FORMAT_TEXT);
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (strstr(text, parts[i]) == NULL) fail_msg("'%s' is not in\n%s", parts[i], text);
@@ -574,11 +594,24 @@ int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
 #define T(name) cmocka_unit_test_setup(name, setup)
     static const struct CMUnitTest tests[] = {
-        T(json_adds_up_to_the_statistics), T(json_carries_any_name), T(json_is_utf8_when_a_name_is_cut), T(json_of_nothing),
-        T(json_with_many_heaps_and_scopes), T(text_names_tags_groups_and_heaps), T(brief_is_one_line), T(sink_that_fails_is_reported),
-        T(report_refuses_bad_arguments), T(report_with_a_bad_format_leaves_the_file), T(report_file_is_written), T(report_file_says_why_not),
-        T(report_file_to_standard_output), T(at_exit_tells_of_leaks), T(at_exit_keeps_the_status_without_leaks),
-        T(at_exit_without_a_leak_status), T(at_exit_without_a_path), T(at_exit_says_why_not),
+        T(json_adds_up_to_the_statistics),
+        T(json_carries_any_name),
+        T(json_is_utf8_when_a_name_is_cut),
+        T(json_of_nothing),
+        T(json_with_many_heaps_and_scopes),
+        T(text_names_tags_groups_and_heaps),
+        T(brief_is_one_line),
+        T(sink_that_fails_is_reported),
+        T(report_refuses_bad_arguments),
+        T(report_with_a_bad_format_leaves_the_file),
+        T(report_file_is_written),
+        T(report_file_says_why_not),
+        T(report_file_to_standard_output),
+        T(at_exit_tells_of_leaks),
+        T(at_exit_keeps_the_status_without_leaks),
+        T(at_exit_without_a_leak_status),
+        T(at_exit_without_a_path),
+        T(at_exit_says_why_not),
     };
     return cmocka_run_group_tests_name("public_report", tests, make_place, remove_place);
 }
