@@ -514,7 +514,8 @@ SAGEMEM_API sagemem_heap *sagemem_heap_of(const void *block);
  * thread; elsewhere exact unless the block is being freed. May walk one page. */
 SAGEMEM_API bool sagemem_owns(const void *pointer);
 
-/* Moves a block to another heap of this thread: the new address, or NULL and the block stays. The tag stays. */
+/* Moves a block to another heap of this thread: the new address, or NULL and the block stays. The tag stays; the
+ * alignment is the ordinary one. */
 SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_move(sagemem_heap *to, void *block);
 
 /* Guards of one block: OK, E_CORRUPT, E_FOREIGN, E_STALE; says so in sagemem_last_error(), never calls the fault handler. */
@@ -546,10 +547,12 @@ SAGEMEM_API void sagemem_heap_visit(sagemem_heap *heap, void (*visit)(void *ctx,
 /* kind is copied once per kind ("forest"; at most 63 bytes count); id tells scopes of a kind apart. */
 SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id);
 /* Ends the innermost scope: clean-ups, last first, then its memory. Not begun: E_ARGUMENT to the fault handler.
- * Cost: the scope's pages and tags, not its blocks; pages are kept for the next scope, none is given to the system. */
+ * E_CORRUPT: a checked scope had damaged blocks, and has ended all the same. Cost: the scope's pages and tags, not its
+ * blocks; pages are kept, by the heap or by the process: only mappings above 16 MiB go to the system here. */
 SAGEMEM_API sagemem_status sagemem_scope_end(sagemem_heap *heap);
 /* Carries a block one scope outwards; only this block, not what it points to. Returns its new address; NULL:
- * the block stays. A block in no scope is returned unchanged. Cost: a copy; none for a block with pages of its own. */
+ * the block stays. A block in no scope is returned unchanged. Cost: a copy; none for a block with pages of its own. A
+ * copy has the ordinary alignment, whatever the block had. */
 SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_keep(void *block);
 /* Calls cleanup(ctx) when the innermost scope ends, the heap is reset or destroyed, or the owning thread
  * ends. cleanup may use the scope's blocks. E_ARGUMENT: no scope is open. */
@@ -639,7 +642,8 @@ SAGEMEM_API uint64_t sagemem_trim(void);
 
 typedef enum sagemem_format { SAGEMEM_FORMAT_TEXT, SAGEMEM_FORMAT_BRIEF, SAGEMEM_FORMAT_JSON } sagemem_format;
 
-/* Where bytes go: write_fn takes all of `size` bytes for position `offset`, or says why not. */
+/* Where bytes go: write_fn takes all of `size` bytes for position `offset`, or says why not. A report calls it with
+ * locks held: it must not call back into sagemem. */
 typedef struct sagemem_sink {
     sagemem_status (*write_fn)(void *ctx, const void *data, size_t size, uint64_t offset);
     sagemem_status (*close_fn)(void *ctx); /* may be NULL */
@@ -2108,10 +2112,12 @@ static void smi_span_to_region(smi_domain *d, char *base, size_t bytes) {
     if (heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW) {
         SMI_ATOMIC_SUB(&smi_process.budget.held, (uint64_t)smi_region_purge(r, at, n) * SMI_GRANULE);
     } else {
+        /* The earliest wish counts: a region that is busy all the time is purged, too. */
         uint64_t expires = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER ? UINT64_MAX : now + heap->purge_delay_ms;
-        if (expires > r->expires_ms) r->expires_ms = expires;
+        if (r->expires_ms == 0 || expires < r->expires_ms) r->expires_ms = expires;
     }
-    smi_regions_purge(now, false);
+    bool in_scope_end = heap != d && d->ending; /* which is to be short: what is due goes at the next page */
+    if (!in_scope_end) smi_regions_purge(now, false);
 }
 
 /* Sizes are rounded to what the origin deals in. 0: overflow. */
@@ -2132,6 +2138,7 @@ static smi_page *smi_source_outer(const smi_domain *heap);
 static char *smi_span_take(smi_domain *d, smi_page *page, size_t alignment, bool *zeroed, smi_claim *claim) {
     bool region = !d->base->has_source && page->bytes <= SMI_SPAN_MAX && alignment <= SMI_GRANULE;
     char *base = NULL;
+    smi_regions_purge(smi_os_now_ms(), false);
     *zeroed = true;
     for (int attempt = 0; attempt < 2; attempt++) {
         claim->met = NULL;
@@ -5478,6 +5485,7 @@ SAGEMEM_API void sagemem_free_at(void *block, const char *file, int line) {
 
 /* A live block in a chunk without smi_extra, resized where it is; false: it must move. Owner. */
 static bool smi_chunk_resize(smi_domain *d, smi_page *page, char *header, uint64_t word, size_t size) {
+    SMI_ASSUME(header != NULL);
     uint64_t have = smi_units(word), want = (size + 8 + 15) / 16;
     if (size > SMI_CHUNK_BLOCK_MAX || (size >= 65536 && ((uintptr_t)(header + 8) & 63) != 0)) return false;
     if (want < smi_units_min(d)) want = smi_units_min(d);

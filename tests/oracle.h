@@ -228,7 +228,9 @@ static inline uint64_t oracle_used(const oracle_heap *h) {
 static inline unsigned char oracle_byte(uint64_t seed, size_t i) {
     return (unsigned char)((seed ^ i / 8 * 0x9E3779B97F4A7C15u) >> (8 * (i % 8)));
 }
-static inline size_t oracle_step(size_t i, size_t size) { return i < 256 || i + 64 >= size ? i + 1 : i / 1024 * 1024 + 1024 < size - 64 ? i / 1024 * 1024 + 1024 : size - 64; }
+static inline size_t oracle_step(size_t i, size_t size) {
+    return i < 256 || i + 64 >= size ? i + 1 : i / 1024 * 1024 + 1024 < size - 64 ? i / 1024 * 1024 + 1024 : size - 64;
+}
 
 static inline void oracle_fill(const oracle_block *b) {
     for (size_t i = 0; i < b->size; i = oracle_step(i, b->size)) b->at[i] = oracle_byte(b->seed, i);
@@ -286,7 +288,8 @@ static inline oracle_block *oracle_alloc(oracle_heap *h, chance *c, size_t size)
     }
     REQUIRE(at != NULL, "%zu bytes", size);
     oracle_fresh(b, at, size);
-    if ((h->flags & SAGEMEM_HEAP_ZERO) != 0) oracle_zero(b->at, memcmp(at, "as long as this", size < 16 ? size : 16) == 0 && size == 16 ? 16 : 0, b->size, "new");
+    if ((h->flags & SAGEMEM_HEAP_ZERO) != 0)
+        oracle_zero(b->at, memcmp(at, "as long as this", size < 16 ? size : 16) == 0 && size == 16 ? 16 : 0, b->size, "new");
     oracle_fill(b);
     oracle_enter(b, true);
     return b;
@@ -460,11 +463,15 @@ static inline void oracle_compare_heap(const oracle_heap *h) {
             "%llu bytes in %llu blocks of %llu, not %llu in %llu of %llu", UINT(stats.used), UINT(stats.blocks),
             UINT(stats.total_blocks), UINT(sum.used), UINT(sum.blocks), UINT(sum.total_blocks));
     REQUIRE(stats.scopes == scopes, "%llu scopes are open, not %llu", UINT(stats.scopes), UINT(scopes));
-    REQUIRE(stats.used <= stats.held && stats.held <= stats.held_peak && stats.used <= stats.used_peak && stats.overhead <= stats.held,
+    REQUIRE(stats.used <= stats.held && stats.held <= stats.held_peak && stats.used <= stats.used_peak &&
+                stats.overhead <= stats.held,
             "used %llu (peak %llu), held %llu (peak %llu), overhead %llu", UINT(stats.used), UINT(stats.used_peak),
             UINT(stats.held), UINT(stats.held_peak), UINT(stats.overhead));
     REQUIRE(at_peak == stats.used_peak, "%s: the tags' parts of the peak are %llu together, the peak is %llu",
-            h == NULL ? "process" : h->flags != 0 ? "a heap with flags" : "a heap", UINT(at_peak), UINT(stats.used_peak));
+            h == NULL       ? "process"
+            : h->flags != 0 ? "a heap with flags"
+                            : "a heap",
+            UINT(at_peak), UINT(stats.used_peak));
 }
 
 static inline void oracle_compare_all(void) {
@@ -493,7 +500,8 @@ static inline void oracle_compare_blocks(void) {
         REQUIRE(i == 0 || all[i - 1]->at + all[i - 1]->size <= b->at, "block %p lies in the one before", (void *)b->at);
         REQUIRE(sagemem_owns(b->at), "%p is a live block (%zu bytes)", (void *)b->at, b->size);
         REQUIRE(!sagemem_owns(b->at + 8) && !sagemem_owns(b->at + 1), "a pointer into block %p passes for one", (void *)b->at);
-        REQUIRE(sagemem_size(b->at) == b->size && sagemem_tag_of(b->at) == oracle_tags[b->tag] && sagemem_heap_of(b->at) == b->heap->heap,
+        REQUIRE(sagemem_size(b->at) == b->size && sagemem_tag_of(b->at) == oracle_tags[b->tag] &&
+                    sagemem_heap_of(b->at) == b->heap->heap,
                 "block %p has another size, tag or heap", (void *)b->at);
         REQUIRE(sagemem_check(b->at) == SAGEMEM_OK, "block %p is damaged", (void *)b->at);
         oracle_same(b, b->at, b->size, b->size, "where everything rests");
@@ -512,7 +520,8 @@ static inline void oracle_visited(void *ctx, const sagemem_block_info *info) {
     oracle_block *b = oracle_find(info->block);
     pthread_mutex_unlock(&oracle_books.lock);
     REQUIRE(b != NULL, "the visit shows %p (%zu bytes, tag %u), which is no live block", info->block, info->size, info->tag);
-    REQUIRE(!b->seen && b->heap == v->heap && info->heap == b->heap->heap, "the visit shows %p twice, or in the wrong heap", info->block);
+    REQUIRE(!b->seen && b->heap == v->heap && info->heap == b->heap->heap, "the visit shows %p twice, or in the wrong heap",
+            info->block);
     REQUIRE(info->size == b->size && info->tag == oracle_tags[b->tag] && info->scope_id == b->scope &&
                 (info->scope_kind == NULL) == (b->scope == 0),
             "the visit shows %p with %zu bytes, tag %u, scope %llu instead of %zu, %u, %llu", info->block, info->size, info->tag,

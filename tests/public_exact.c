@@ -101,9 +101,10 @@ static void level_subtract(int at, int tag, uint64_t size, bool shrunk) {
 static void same_tag(const char *what, int tag, const sagemem_tag_stats *got, const level *want) {
     REQUIRE(got->peak == want->tag_peak[tag] && got->peak_blocks == want->tag_blocks_peak[tag] &&
                 got->total_blocks == want->tag_total_blocks[tag] && got->total_bytes == want->tag_total[tag],
-            "%s, tag %u: peak %llu bytes, %llu blocks, ever %llu in %llu; should be %llu, %llu, %llu in %llu", what, oracle_tags[tag],
-            UINT(got->peak), UINT(got->peak_blocks), UINT(got->total_bytes), UINT(got->total_blocks), UINT(want->tag_peak[tag]),
-            UINT(want->tag_blocks_peak[tag]), UINT(want->tag_total[tag]), UINT(want->tag_total_blocks[tag]));
+            "%s, tag %u: peak %llu bytes, %llu blocks, ever %llu in %llu; should be %llu, %llu, %llu in %llu", what,
+            oracle_tags[tag], UINT(got->peak), UINT(got->peak_blocks), UINT(got->total_bytes), UINT(got->total_blocks),
+            UINT(want->tag_peak[tag]), UINT(want->tag_blocks_peak[tag]), UINT(want->tag_total[tag]),
+            UINT(want->tag_total_blocks[tag]));
 }
 
 static void scope_ends(sagemem_heap *heap) {
@@ -193,7 +194,8 @@ static void peaks_step_by_step(sagemem_heap *heap, bool exact, unsigned steps) {
         uint64_t part;
         same_tag("heap", t, &tag, l);
         assert_int_equal(sagemem_peak_get_stats(heap, oracle_tags[t], &part), SAGEMEM_OK);
-        REQUIRE(part == l->at_peak[t], "tag %u had %llu bytes at the peak, not %llu", oracle_tags[t], UINT(l->at_peak[t]), UINT(part));
+        REQUIRE(part == l->at_peak[t], "tag %u had %llu bytes at the peak, not %llu", oracle_tags[t], UINT(l->at_peak[t]),
+                UINT(part));
     }
     if (exact) REQUIRE(recorded == l->peak, "the recorded peak is %llu, the true one %llu", UINT(recorded), UINT(l->peak));
     assert_int_equal(composition_of(heap), recorded);
@@ -238,7 +240,8 @@ static void peak_of_growth_in_place(void **state) {
 static void peak_within_bound(const sagemem_heap *heap, uint64_t truly, unsigned classes, const char *what) {
     sagemem_heap_stats stats = stats_of(heap);
     uint64_t slack = stats.held_peak / 32 + (uint64_t)classes * 65536 + (1 << 20);
-    REQUIRE(stats.used_peak <= truly, "%s: the recorded peak %llu is above the true one %llu", what, UINT(stats.used_peak), UINT(truly));
+    REQUIRE(stats.used_peak <= truly, "%s: the recorded peak %llu is above the true one %llu", what, UINT(stats.used_peak),
+            UINT(truly));
     REQUIRE(truly - stats.used_peak <= slack, "%s: the recorded peak %llu is %llu below the true one; allowed are %llu", what,
             UINT(stats.used_peak), UINT(truly - stats.used_peak), UINT(slack));
     assert_int_equal(composition_of(heap), stats.used_peak);
@@ -397,7 +400,8 @@ static void freed_elsewhere_at_once(void **state) {
         atomic_store(&ring.stop, false);
         REQUIRE(pthread_create(&thread, NULL, ring_free_main, NULL) == 0, "no thread");
         for (unsigned i = 0; i < oracle_steps(30000, 3000); i++) {
-            size_t size = chance_below(&luck, 4) == 0 ? 8193 + (size_t)chance_below(&luck, 20000) : 1 + (size_t)chance_below(&luck, 250);
+            size_t size =
+                chance_below(&luck, 4) == 0 ? 8193 + (size_t)chance_below(&luck, 20000) : 1 + (size_t)chance_below(&luck, 250);
             char *block = (char *)sagemem_alloc(heap, size, 5);
             assert_non_null(block);
             block[0] = 1;
@@ -483,7 +487,8 @@ static void *climber_main(void *ctx) {
             count++;
         }
     sagemem_heap_stats stats = stats_of(heap);
-    REQUIRE(stats.used == used && stats.blocks == count, "failures were counted: %llu bytes, not %llu", UINT(stats.used), UINT(used));
+    REQUIRE(stats.used == used && stats.blocks == count, "failures were counted: %llu bytes, not %llu", UINT(stats.used),
+            UINT(used));
     sagemem_heap_destroy(heap);
     return NULL;
 }
@@ -548,8 +553,8 @@ static void reserve_is_a_promise(void **state) {
         assert_int_equal(sagemem_last_error()->status, SAGEMEM_E_LIMIT);
         /* 7 of 8 parts: what page sizes round up is not the budget's fault. */
         for (uint64_t used = 0; used < claim / 8 * 7; used += sizes[s])
-            REQUIRE(sagemem_alloc(heap, sizes[s], (sagemem_tag)(used / sizes[s] % 40)) != NULL, "%llu bytes of %llu, in blocks of %zu",
-                    UINT(used), UINT(claim), sizes[s]);
+            REQUIRE(sagemem_alloc(heap, sizes[s], (sagemem_tag)(used / sizes[s] % 40)) != NULL,
+                    "%llu bytes of %llu, in blocks of %zu", UINT(used), UINT(claim), sizes[s]);
         assert_true(stats_of(heap).held <= claim);
         assert_int_equal(sagemem_limit_set(NULL, 0), SAGEMEM_OK);
         assert_int_equal(sagemem_reserve(heap, 0), SAGEMEM_OK);
@@ -678,12 +683,13 @@ static void reclaimers_help_keep(void **state) {
 /* A failed call has changed nothing: neither the counters nor, of these, what is held. */
 static void unchanged(const sagemem_heap *heap, const sagemem_heap_stats *before, const char *call) {
     sagemem_heap_stats now = stats_of(heap);
-    REQUIRE(sagemem_last_error()->status == SAGEMEM_E_NOMEM, "%s fails with %s", call, sagemem_status_name(sagemem_last_error()->status));
+    REQUIRE(sagemem_last_error()->status == SAGEMEM_E_NOMEM, "%s fails with %s", call,
+            sagemem_status_name(sagemem_last_error()->status));
     REQUIRE(now.used == before->used && now.blocks == before->blocks && now.scopes == before->scopes &&
                 now.reserved == before->reserved && now.total_blocks == before->total_blocks && now.held <= before->held,
-            "%s failed and left used %llu (was %llu), blocks %llu (%llu), held %llu (%llu), reserved %llu (%llu)", call, UINT(now.used),
-            UINT(before->used), UINT(now.blocks), UINT(before->blocks), UINT(now.held), UINT(before->held), UINT(now.reserved),
-            UINT(before->reserved));
+            "%s failed and left used %llu (was %llu), blocks %llu (%llu), held %llu (%llu), reserved %llu (%llu)", call,
+            UINT(now.used), UINT(before->used), UINT(now.blocks), UINT(before->blocks), UINT(now.held), UINT(before->held),
+            UINT(now.reserved), UINT(before->reserved));
 }
 
 typedef struct failing {
@@ -696,7 +702,7 @@ typedef struct failing {
 #define TRY(expression, call)                                                                                                      \
     do {                                                                                                                           \
         sagemem_heap_stats before = stats_of(heap);                                                                                \
-        (void)sagemem_scope_get_last(fresh, &last); /* an older failure of another kind must not be taken for this one */            \
+        (void)sagemem_scope_get_last(fresh, &last); /* an older failure of another kind must not be taken for this one */          \
         if (!(expression)) {                                                                                                       \
             unchanged(heap, &before, call);                                                                                        \
             goto end;                                                                                                              \
