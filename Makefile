@@ -13,6 +13,7 @@
 #   examples/*.c      compiled and run; the output is compared if the first comment tells it
 #
 # Where everything is slower (sanitizers, Valgrind), SAGEMEM_TEST_SLOW is in the environment: a test may then do less.
+# Random tests print their seed; SAGEMEM_SEED in the environment sets another.
 
 BUILD   = build
 CFLAGS ?= -O2 -g
