@@ -1576,6 +1576,7 @@ struct sagemem_heap {
     struct smi_page *remote_pages; /* slab pages with blocks freed by others */
     void *remote_blocks;           /* headered blocks freed by others, linked through their first word */
     smi_u64 sum, peak, epoch;      /* bytes in use, now if exact, else as last seen; most at once; number of that peak */
+    smi_u64 seen;                  /* not exact: what the peaks below add up to at the last look */
     uint64_t exact_seen;           /* of sum: what the open scope, or all of an exact heap, had when it was last seen */
     uint64_t peak_shown;           /* exact heap: the peak that those above have seen */
     uint64_t told;                 /* scope: its peak when the heap outside of it last grew */
@@ -1613,6 +1614,7 @@ struct sagemem_heap {
     void *quarantine_first, *quarantine_last;
     size_t quarantine_bytes;
     void *system_blocks;
+    uint32_t visits;       /* of these, under way */
     struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
     uint32_t rare_total;
     struct smi_hand *hands; /* see sagemem_allocator_for */
@@ -2442,9 +2444,14 @@ SMI_INLINE void smi_count_free(smi_domain *d, sagemem_tag tag, uint64_t bytes, u
     }
 }
 
+/* What the domain's peak is a peak of: every block, or what was last seen. */
+SMI_INLINE uint64_t smi_sum_of(const smi_domain *d) {
+    return SMI_LOAD(&d->exact) ? SMI_LOAD_ACQUIRE(&d->sum) : SMI_LOAD_ACQUIRE(&d->seen);
+}
+
 /* The tag's part of the domain's peak. */
 static uint64_t smi_record_at_peak(const smi_domain *d, const smi_record *r) {
-    bool settled = SMI_LOAD(&d->sum) <= SMI_LOAD(&d->peak) && SMI_LOAD(&r->epoch) == SMI_LOAD(&d->epoch);
+    bool settled = smi_sum_of(d) <= SMI_LOAD(&d->peak) && SMI_LOAD(&r->epoch) == SMI_LOAD(&d->epoch);
     if (settled) return SMI_LOAD(&r->at_peak);
     return SMI_LOAD(&d->exact) ? smi_record_bytes(r) : SMI_LOAD(&r->seen_bytes) + SMI_LOAD(&r->kids_bytes);
 }
@@ -2503,7 +2510,7 @@ static void smi_domain_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
 }
 
 static uint64_t smi_peak_of(const smi_domain *d) {
-    uint64_t sum = SMI_LOAD_ACQUIRE(&d->sum), peak = SMI_LOAD(&d->peak); /* in this order: a sum falls after its peak is noted */
+    uint64_t sum = smi_sum_of(d), peak = SMI_LOAD(&d->peak); /* in this order: a sum falls after its peak is noted */
     return sum > peak ? sum : peak;
 }
 
@@ -2511,8 +2518,8 @@ static uint64_t smi_peak_of(const smi_domain *d) {
 
 /* An account's peak is settled before anything in it changes. Under smi_stats_lock. */
 static void smi_account_settle(smi_domain *a) {
-    if (a->sum <= a->peak) return;
-    SMI_STORE(&a->peak, a->sum);
+    if (a->seen <= SMI_LOAD(&a->peak)) return;
+    SMI_STORE(&a->peak, a->seen);
     SMI_ADD(&a->epoch, 1);
 }
 
@@ -2525,7 +2532,7 @@ static void smi_account_add(smi_domain *a, smi_record *r, bool own, uint64_t byt
         SMI_ADD(&r->kids_bytes, bytes);
         SMI_ADD(&r->kids_blocks, blocks);
     }
-    SMI_ADD(&a->sum, bytes);
+    SMI_ADD(&a->seen, bytes);
     if (r->seen_bytes + r->kids_bytes > r->peak) SMI_STORE(&r->peak, r->seen_bytes + r->kids_bytes);
     if (r->seen_blocks + r->kids_blocks > r->peak_blocks) SMI_STORE(&r->peak_blocks, r->seen_blocks + r->kids_blocks);
 }
@@ -2579,7 +2586,7 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
 static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
     if (!heap->exact) {
         if (scope->chain == NULL && smi_peak_of(scope) > scope->told &&
-            SMI_LOAD(&heap->sum) - heap->exact_seen + smi_peak_of(scope) > smi_peak_of(heap))
+            SMI_LOAD(&heap->seen) - heap->exact_seen + smi_peak_of(scope) > smi_peak_of(heap))
             smi_publish(heap, true);
     } else if (smi_peak_of(heap) > heap->peak_shown) {
         heap->peak_shown = smi_peak_of(heap);
@@ -2616,13 +2623,13 @@ static void smi_account_begin(smi_domain *heap) {
     smi_lock_take(&heap->lock);
     smi_publish(heap, false);
     smi_lock_take(&smi_stats_lock);
-    SMI_STORE(&heap->exact, false);
-    uint64_t sum = 0;
+    uint64_t seen = 0;
     for (uint32_t t = 0; t < SMI_LOAD(&heap->groups_end) * SMI_GROUP; t++) {
         const smi_record *r = smi_record_find(heap, (sagemem_tag)t);
-        if (r != NULL) sum += r->seen_bytes;
+        if (r != NULL) seen += r->seen_bytes;
     }
-    SMI_STORE(&heap->sum, sum);
+    SMI_STORE(&heap->seen, seen); /* apart from `sum`, which the owner may be adding to right now */
+    SMI_STORE(&heap->exact, false);
     smi_lock_give(&smi_stats_lock);
     smi_lock_give(&heap->lock);
 }
@@ -2659,6 +2666,7 @@ SMI_PEEKS static uint64_t smi_get_quiet(const void *at) {
     smi_quiet_begin();
     uint64_t word = *(const volatile smi_u64 *)at;
     smi_quiet_end();
+    smi_quiet_known(&word, sizeof word);
     return word;
 }
 SMI_PEEKS static void smi_set_quiet(void *at, uint64_t word) {
@@ -3213,6 +3221,7 @@ SMI_PEEKS static smi_cell *smi_cell_next_quiet(const smi_cell *cell) {
     smi_quiet_begin();
     smi_cell *next = ((const volatile smi_cell *)cell)->next;
     smi_quiet_end();
+    smi_quiet_known(&next, sizeof next);
     return next;
 }
 static void smi_cell_push_quiet(smi_page *page, smi_cell *cell) {
@@ -3623,6 +3632,7 @@ typedef struct smi_system_block {
     const char *file;
     int line;
     sagemem_tag tag;
+    bool gone; /* freed by another thread during a visit, which takes it off the list */
 } smi_system_block;
 enum { SMI_SYSTEM_HEADER = 64 };
 static void **smi_system_table; /* open addressing, linear probing; addresses of blocks */
@@ -3700,6 +3710,7 @@ static void *smi_system_alloc(smi_domain *d, size_t alignment, size_t size, sage
         b->tag = tag;
         b->file = site.file;
         b->line = site.line;
+        b->gone = false;
         b->prev = NULL;
         b->next = (smi_system_block *)d->system_blocks;
         if (b->next != NULL) b->next->prev = b;
@@ -3721,19 +3732,25 @@ static void *smi_system_alloc(smi_domain *d, size_t alignment, size_t size, sage
     return NULL;
 }
 
-static void smi_system_free(smi_system_block *b) {
-    smi_domain *d = b->domain;
-    char *block = (char *)b + SMI_SYSTEM_HEADER;
-    smi_lock_take(&smi_system_lock);
-    smi_system_remove(block);
+/* Off its domain's list. Under smi_system_lock. */
+static void smi_system_unlink(smi_system_block *b) {
     if (b->next != NULL) b->next->prev = b->prev;
     if (b->prev != NULL) b->prev->next = b->next;
-    else d->system_blocks = b->next;
+    else b->domain->system_blocks = b->next;
+}
+
+static void smi_system_free(smi_system_block *b) {
+    smi_domain *d = b->domain;
+    smi_lock_take(&smi_system_lock);
+    smi_system_remove((char *)b + SMI_SYSTEM_HEADER);
     smi_count_free(d, b->tag, b->size, 1);
     SMI_SUB(&d->header_bytes, b->charged - b->size);
     smi_uncharge(&d->budget, b->charged, NULL);
+    bool visited = d->visits > 0;
+    SMI_STORE(&b->gone, true);
+    if (!visited) smi_system_unlink(b);
     smi_lock_give(&smi_system_lock);
-    (free)(b->raw);
+    if (!visited) (free)(b->raw);
 }
 
 /* -- What a pointer is. ------------------------------------------------------------------------------------------ */
@@ -4607,9 +4624,14 @@ static void smi_visit_chunk(smi_domain *d, smi_page *page, smi_visit_fn visit, v
     }
 }
 
+/* Other threads may free blocks meanwhile: those stay on the list until the visit is over. */
 static void smi_visit_system(smi_domain *d, smi_visit_fn visit, void *ctx) {
-    for (smi_system_block *b = (smi_system_block *)d->system_blocks, *next; b != NULL; b = next) {
-        next = b->next;
+    if (d->system_blocks == NULL) return;
+    smi_lock_take(&smi_system_lock);
+    d->visits++;
+    smi_lock_give(&smi_system_lock);
+    for (smi_system_block *b = (smi_system_block *)d->system_blocks; b != NULL; b = b->next) {
+        if (SMI_LOAD(&b->gone)) continue;
         smi_ref ref;
         memset(&ref, 0, sizeof ref);
         ref.system = b;
@@ -4620,6 +4642,15 @@ static void smi_visit_system(smi_domain *d, smi_visit_fn visit, void *ctx) {
         ref.line = b->line;
         visit(ctx, &ref, (char *)b + SMI_SYSTEM_HEADER);
     }
+    smi_lock_take(&smi_system_lock);
+    d->visits--;
+    for (smi_system_block *b = (smi_system_block *)d->system_blocks, *next; b != NULL && d->visits == 0; b = next) {
+        next = b->next;
+        if (!b->gone) continue;
+        smi_system_unlink(b);
+        (free)(b->raw);
+    }
+    smi_lock_give(&smi_system_lock);
 }
 
 /* Every live block of one domain. Owner. */
@@ -5663,17 +5694,39 @@ SAGEMEM_API sagemem_heap *sagemem_heap_of(const void *block) {
     return smi_resolve_or_fault(block, &ref, "sagemem_heap_of") == SAGEMEM_OK ? ref.domain->base : NULL;
 }
 
+/* Whether a pointer is a live block of another thread's heap. The lock keeps the page from going, and with it all that
+ * it leads to: no page leaves the map without it. *own: of the calling thread, which needs no lock. */
+static bool smi_owned_elsewhere(const void *p, bool *own) {
+    bool live = false;
+    smi_lock_take(&smi_span_lock);
+    const smi_page *page = smi_lookup(p);
+    bool blocks = page != NULL && (page->kind == SMI_SLAB || page->kind == SMI_CHUNK || page->kind == SMI_HUGE);
+    *own = blocks && SMI_LOAD(&page->domain->base->owner) == smi_self();
+    if (blocks && !*own) {
+        const smi_domain *d = page->domain;
+        const char *header = (const char *)((uintptr_t)p - 8);
+        if (page->kind == SMI_SLAB) {
+            live = smi_slab_index(page, p) >= 0 && !smi_cell_proves_quiet(page, (const smi_cell *)p);
+        } else if (page->kind == SMI_HUGE) {
+            live = p == page->start && SMI_LOAD(&page->huge_state) == 0;
+        } else if (((uintptr_t)p & 15) == 0 && header >= page->base + 8 + d->pre && header < page->base + page->bytes - 16) {
+            uint64_t word = smi_get_quiet(header);
+            live = smi_word_good(d, header, word) && smi_word_state(word) == SMI_LIVE;
+        }
+    }
+    smi_lock_give(&smi_span_lock);
+    return live;
+}
+
 SAGEMEM_API bool sagemem_owns(const void *pointer) {
-    const smi_page *page = smi_lookup(pointer);
-    if (page == NULL || page->kind == SMI_META || page->kind == SMI_DEAD || page->kind == SMI_SPARE)
-        return smi_system_find(pointer) != NULL;
+    bool own;
+    if (smi_owned_elsewhere(pointer, &own)) return true;
+    if (!own) return smi_system_find(pointer) != NULL;
     smi_ref ref;
     char text[SMI_WHY + 40];
-    sagemem_error before = smi_mine.error;
     sagemem_status status = smi_resolve(pointer, &ref, text, sizeof text);
-    smi_mine.error = before;
-    return status == SAGEMEM_OK || (status == SAGEMEM_E_CORRUPT && ref.header == (const char *)pointer - 8) ||
-           (status == SAGEMEM_E_CORRUPT && page->kind == SMI_HUGE);
+    bool damaged = status == SAGEMEM_E_CORRUPT && (ref.page->kind == SMI_HUGE || ref.header == (const char *)pointer - 8);
+    return status == SAGEMEM_OK || damaged;
 }
 
 SAGEMEM_API sagemem_status sagemem_check(const void *block) {
