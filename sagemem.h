@@ -128,9 +128,9 @@
  *     sum over heaps is the process's. The composition of a peak adds up to the peak.
  *     Peaks of scopes and of SAGEMEM_HEAP_CHECKED, _SITES and _SYSTEM heaps are exact. Those of ordinary heaps, of heaps with
  *     children and of the process are looked at when pages change hands or a slab page is exhausted, once in (pages / 32)
- *     such events, when a scope ends, and whenever statistics are read. So an ordinary heap's peak is at most the true
- *     one and short of it by at most held_peak / 32, plus one page (16 to 64 KiB) for each (tag, size class)
- *     with slab pages, plus one chunk. A parent's or the process's is the sum of what its heaps last showed: it may be
+ *     such events, when 1/32 of what is held and 16 KiB more has been allocated, when a scope ends or the heap around it
+ *     grows, and whenever statistics are read. So an ordinary heap's peak is at most the true one and short of it by at
+ *     most held_peak / 32, plus one page (16 to 64 KiB) for each (tag, size class) with slab pages, plus one chunk. A parent's or the process's is the sum of what its heaps last showed: it may be
  *     off by the sum of their bounds.
  *
  * THREADS, FORK, SIGNALS
@@ -142,7 +142,8 @@
  *     needs a default heap takes its default heap over; other heaps of it may be adopted or destroyed by anyone.
  *     After fork the child has the heaps of the thread that forked. Those of other threads may have stopped halfway
  *     through a change: their blocks stay valid and may be freed, but nobody takes those heaps over, and their counts
- *     may be off by the one call that was under way. So it is with heaps in a sagemem_source_file: the file is the parent's. No function may be called from a signal handler.
+ *     may be off by the one call that was under way. So it is with heaps in a sagemem_source_file: the file is the
+ *     parent's. No function may be called from a signal handler.
  *
  * ERRORS
  *
@@ -511,7 +512,7 @@ SAGEMEM_API sagemem_tag sagemem_tag_of(const void *block);
 SAGEMEM_API sagemem_heap *sagemem_heap_of(const void *block);
 
 /* True for the start of a live block of any heap; never faults, whatever the pointer. Exact on the owner's
- * thread; elsewhere exact unless the block is being freed. May walk one page. */
+ * thread; elsewhere exact unless the block is being freed. Takes a lock, and may walk one page. */
 SAGEMEM_API bool sagemem_owns(const void *pointer);
 
 /* Moves a block to another heap of this thread: the new address, or NULL and the block stays. The tag stays; the
