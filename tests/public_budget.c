@@ -1,34 +1,5 @@
 /* Limits, reserves, reclaimers, what the system says, pressure and trim through the public interface. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "sagemem.h"
-
-#if defined(__has_include)
-#if __has_include(<valgrind/valgrind.h>)
-#include <valgrind/valgrind.h>
-#endif
-#endif
-#ifdef RUNNING_ON_VALGRIND
-static bool on_valgrind(void) { return RUNNING_ON_VALGRIND != 0; }
-#else
-static bool on_valgrind(void) { return false; }
-#endif
-
-enum { KIB = 1024, MIB = 1024 * 1024, CHILD_SECONDS = 20 };
+#include "public.h"
 
 static struct {
     int count;
