@@ -4159,6 +4159,7 @@ static void smi_free_remote(const smi_ref *ref, void *block, const char *call) {
         return;
     }
     smi_count_remote(d, ref->tag, ref->size, false);
+    if (smi_watched) smi_watch_free(block, ref->size);
     smi_remote_block(d->base, block);
 }
 
@@ -4238,6 +4239,7 @@ static void smi_collect(smi_domain *heap) {
         smi_lock_take(&heap->lock); /* a reader sees the block in neither list, never in both */
         smi_count_remote(ref.domain, ref.tag, ref.size, true);
         smi_lock_give(&heap->lock);
+        if (smi_watched) smi_watch_alloc(block, ref.size, true); /* the tools know it as freed: they will hear so once more */
         smi_free_own(&ref, block, nowhere);
         block = next;
     }

@@ -173,6 +173,7 @@ static void *hold(void *ctx) {
     pthread_cond_broadcast(&h->changed);
     while (!h->done) pthread_cond_wait(&h->changed, &h->lock);
     pthread_mutex_unlock(&h->lock);
+    sagemem_heap_reset(h->heap); /* nothing is left for the tools to call lost */
     return NULL;
 }
 static void start_holder(struct holder *h) {
