@@ -187,8 +187,9 @@
  *     (4) when the damaged word's block is freed, resized or checked
  *     (5) when it is freed, resized or checked, at the end of its scope or heap, and in sagemem_heap_check
  *     (6) when that block is next allocated, and in sagemem_heap_check
- *     (7) when the block is reused or merged, and in sagemem_heap_check
+ *     (7) when the block is reused or merged, and in sagemem_heap_check; a 16-bit hash decides
  *     (8) when it leaves the quarantine (1 MiB of later frees), at the end of its scope or heap, in sagemem_heap_check
+ *         (blocks up to 256 KiB: a huge one gives its pages back at once)
  *
  * CAVEATS (symptom: what it is, what to do)
  *
