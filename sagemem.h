@@ -21,6 +21,12 @@
  *                     >>log      status codes, last error, logger, fault handler; tags
  *                     >>heap     heaps, sources of pages, blocks, scopes, statistics
  *                     >>budget   limits, reserve, reclaimers, pressure, trim
+ *                     >>pool     objects of one size; buffers of many sizes
+ *                     >>arena    bump allocation, marks, references
+ *                     >>array    geometric growth, arrays that never move, columns
+ *                     >>slice    counted views
+ *                     >>map      files in memory
+ *                     >>io       writer and reader
  *                     >>report   text, one line, JSON; failures on purpose; call sites
  *     Implementation  >>os       pages, locks, threads, clocks, atomics, files; tools that watch
  *                     >>log      messages; the structures of everything below
@@ -28,6 +34,7 @@
  *                     >>pages    the library's own memory, page map, regions, spans
  *                     >>heap     tags, counting, chunks, slab pages, huge blocks, scopes, validation
  *                     >>limits   the public side of >>budget; sources of pages
+ *                     >>pool >>arena >>array >>slice >>map >>io
  *                     >>report
  *
  * QUICK START (this compiles as it stands)
@@ -109,12 +116,46 @@
  *     SAGEMEM_API             extern   wherever it is included      linkage of every function, e.g. a dllexport
  *     SAGEMEM_SITES           -        any file, each for itself    the five short calls pass on file and line
  *     SAGEMEM_DEFAULTS        1        that of the implementation   default of every SAGEMEM_WITH_*: 0 to name just what you take
+ *     SAGEMEM_WITH_POOL       1        that of the implementation   the functions of >>pool
+ *     SAGEMEM_WITH_ARENA      1        that of the implementation   the functions of >>arena
+ *     SAGEMEM_WITH_ARRAY      1        that of the implementation   the functions of >>array
+ *     SAGEMEM_WITH_SLICE      1        that of the implementation   the functions of >>slice
+ *     SAGEMEM_WITH_MAP        1        that of the implementation   the functions of >>map
+ *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io; needs SAGEMEM_WITH_MAP
  *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
  *     names it. Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a
  *     _desc. C11 or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11
  *     include this header before system headers, or an #error says so.
+ *
+ * POOLS AND RECYCLERS
+ *
+ *     (to be written: >>pool)
+ *
+ * ARENAS
+ *
+ *     (to be written: >>arena)
+ *
+ * ARRAYS AND COLUMNS
+ *
+ *     (to be written: >>array)
+ *
+ * SLICES
+ *
+ *     (to be written: >>slice)
+ *
+ * MAPS
+ *
+ *     (to be written: >>map)
+ *
+ * WRITERS
+ *
+ *     (to be written: writers)
+ *
+ * READERS
+ *
+ *     (to be written: readers)
  *
  * LIMITS AND PEAKS
  *
@@ -253,11 +294,50 @@
 #undef SAGEMEM_DEFAULTS
 #define SAGEMEM_DEFAULTS 1
 #endif
+#ifndef SAGEMEM_WITH_POOL
+#define SAGEMEM_WITH_POOL SAGEMEM_DEFAULTS
+#endif
+#if SAGEMEM_WITH_POOL != 0 && SAGEMEM_WITH_POOL != 1
+#error "sagemem: SAGEMEM_WITH_POOL must be 0 or 1"
+#endif
+#ifndef SAGEMEM_WITH_ARENA
+#define SAGEMEM_WITH_ARENA SAGEMEM_DEFAULTS
+#endif
+#if SAGEMEM_WITH_ARENA != 0 && SAGEMEM_WITH_ARENA != 1
+#error "sagemem: SAGEMEM_WITH_ARENA must be 0 or 1"
+#endif
+#ifndef SAGEMEM_WITH_ARRAY
+#define SAGEMEM_WITH_ARRAY SAGEMEM_DEFAULTS
+#endif
+#if SAGEMEM_WITH_ARRAY != 0 && SAGEMEM_WITH_ARRAY != 1
+#error "sagemem: SAGEMEM_WITH_ARRAY must be 0 or 1"
+#endif
+#ifndef SAGEMEM_WITH_SLICE
+#define SAGEMEM_WITH_SLICE SAGEMEM_DEFAULTS
+#endif
+#if SAGEMEM_WITH_SLICE != 0 && SAGEMEM_WITH_SLICE != 1
+#error "sagemem: SAGEMEM_WITH_SLICE must be 0 or 1"
+#endif
+#ifndef SAGEMEM_WITH_MAP
+#define SAGEMEM_WITH_MAP SAGEMEM_DEFAULTS
+#endif
+#if SAGEMEM_WITH_MAP != 0 && SAGEMEM_WITH_MAP != 1
+#error "sagemem: SAGEMEM_WITH_MAP must be 0 or 1"
+#endif
+#ifndef SAGEMEM_WITH_IO
+#define SAGEMEM_WITH_IO SAGEMEM_DEFAULTS
+#endif
+#if SAGEMEM_WITH_IO != 0 && SAGEMEM_WITH_IO != 1
+#error "sagemem: SAGEMEM_WITH_IO must be 0 or 1"
+#endif
 #ifndef SAGEMEM_WITH_REPORT
 #define SAGEMEM_WITH_REPORT SAGEMEM_DEFAULTS
 #endif
 #if SAGEMEM_WITH_REPORT != 0 && SAGEMEM_WITH_REPORT != 1
 #error "sagemem: SAGEMEM_WITH_REPORT must be 0 or 1"
+#endif
+#if SAGEMEM_WITH_IO == 1 && SAGEMEM_WITH_MAP == 0
+#error "sagemem: SAGEMEM_WITH_IO needs SAGEMEM_WITH_MAP 1 (readers map files)"
 #endif
 
 #if !defined(__GNUC__) && !defined(__clang__)
@@ -281,6 +361,7 @@
 #endif
 
 /* Attributes, all in one place. SIZE1/SIZE2: which argument gives the size of the result. */
+#define SAGEMEM_UNUSED __attribute__((__unused__))
 #define SAGEMEM_NODISCARD __attribute__((__warn_unused_result__))
 #define SAGEMEM_MALLOC_SIZE1(n) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n)))
 #define SAGEMEM_MALLOC_SIZE2(n, m) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n, m)))
@@ -349,6 +430,14 @@ typedef enum sagemem_fault_kind { SAGEMEM_MISUSE, SAGEMEM_CORRUPTION } sagemem_f
  * that are not SAGEMEM_HEAP_SHARED. NULL restores the default: the message on stderr, then abort(). */
 SAGEMEM_API void sagemem_set_fault_handler(void (*fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error),
                                            void *ctx);
+
+/* Where bytes go: write_fn takes all of `size` bytes for position `offset`, or says why not and has taken none (it may see them
+ * again). close_fn, which may be NULL, is called once at the end by what was opened for this sink. */
+typedef struct sagemem_sink {
+    sagemem_status (*write_fn)(void *ctx, const void *data, size_t size, uint64_t offset);
+    sagemem_status (*close_fn)(void *ctx);
+    void *ctx;
+} sagemem_sink;
 
 /* ==========================================================================
  * Tags: what a byte is for. A small number with a name, one table per process. Threads: any.
@@ -639,20 +728,533 @@ SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double
 SAGEMEM_API uint64_t sagemem_trim(void);
 
 /* ==========================================================================
+ * >>pool  Objects of one size, and buffers of many sizes that are used again.
+ *
+ * Objects of this and the layers below belong to the scope that is open in their heap when they are made (or to the
+ * heap): all memory comes from there, whatever scope is open when they grow, and they end with it as if destroyed,
+ * last made first. A call on one that has ended is E_STALE at the fault handler, from a wrong thread E_BUSY.
+ * Threads: the heap's owner (any, one at a time, in a SAGEMEM_HEAP_SHARED heap).
+ * ========================================================================== */
+
+typedef struct sagemem_pool sagemem_pool;
+
+/* Zero in every field is its default, in brackets; object_size must be given. */
+typedef struct sagemem_pool_desc {
+    sagemem_heap *heap; /* [the thread's default] */
+    sagemem_tag tag;
+    const char *name;                /* in messages and reports ["pool"]; copied */
+    size_t object_size;              /* bytes; 1 ... 256 KiB */
+    size_t alignment;                /* of each object: a power of two up to 4096 [16] */
+    size_t initial_count, max_count; /* objects: room in the first block [as fits one page]; most at once [no limit] */
+    double growth;                   /* each block has room for so many times the objects of the one before, up to 1 MiB [2.0] */
+    sagemem_status (*init_fn)(void *ctx, void *object); /* makes what the object owns; not OK: the allocation fails with that
+                                                           status and nothing is taken. The object's bytes are undefined before */
+    void (*cleanup_fn)(void *ctx, void *object);        /* frees what the object owns: at free, reset, destroy, scope end */
+    sagemem_status (*copy_fn)(void *ctx, void *to, const void *from); /* makes `to` a copy that owns its own parts, instead of
+                                                                         init_fn; not OK: as for init_fn [bytes are copied] */
+    void *ctx;
+    bool bypass; /* each object is a block of the heap, same results: for comparing, and for tools that look at blocks */
+} sagemem_pool_desc;
+
+/* A pool; NULL on failure (E_ARGUMENT, E_NOMEM, E_LIMIT). The hooks may use the heap, but not this pool. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_pool *sagemem_pool_create(const sagemem_pool_desc *desc);
+
+/* The desc with every default resolved; `name` is valid while the pool lives. */
+SAGEMEM_API sagemem_status sagemem_pool_get_desc(const sagemem_pool *pool, sagemem_pool_desc *out);
+
+/* An object at the lowest free address (of the block in use), initialised by init_fn; else undefined, or zero in a
+ * SAGEMEM_HEAP_ZERO heap. NULL: E_FULL max_count objects are live, E_NOMEM, E_LIMIT, or init_fn's status; nothing has changed.
+ * Cost: a few nanoseconds; a block from the heap now and then. */
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_pool_alloc(sagemem_pool *pool);
+
+/* A copy of an object of this pool, of another one, or of none, by copy_fn. NULL as for sagemem_pool_alloc. */
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_pool_copy(sagemem_pool *pool, const void *from);
+
+/* Cleans an object up and gives its place back; NULL is fine. To the fault handler: E_FOREIGN not an object of this pool,
+ * E_STALE freed already, E_CORRUPT written to after it was freed. */
+SAGEMEM_API void sagemem_pool_free(sagemem_pool *pool, void *object);
+
+/* Calls visit for every live object in the order of blocks and addresses, until it returns false. visit may free the object
+ * it is given, and no other; what it allocates may or may not be visited. */
+SAGEMEM_API void sagemem_pool_each(sagemem_pool *pool, bool (*visit)(void *ctx, void *object), void *ctx);
+
+/* Frees every object (cleanup_fn runs for each); the blocks stay for the next ones. */
+SAGEMEM_API void sagemem_pool_reset(sagemem_pool *pool);
+
+/* Gives blocks without objects back to the heap; bytes given back. */
+SAGEMEM_API uint64_t sagemem_pool_trim(sagemem_pool *pool);
+
+/* Frees every object, all blocks and the pool; NULL is fine. */
+SAGEMEM_API void sagemem_pool_destroy(sagemem_pool *pool);
+
+typedef struct sagemem_pool_stats {
+    uint64_t objects, peak_objects; /* live now; most at once */
+    uint64_t capacity;              /* objects that the blocks have room for */
+    uint64_t blocks, held;          /* taken from the heap; their bytes */
+    uint64_t total_allocs;          /* objects ever handed out */
+} sagemem_pool_stats;
+SAGEMEM_API sagemem_status sagemem_pool_get_stats(const sagemem_pool *pool, sagemem_pool_stats *out);
+
+/* SAGEMEM_POOL_OF(galaxy_pool, struct GALAXY); at file scope, after the complete type: galaxy_pool_create(desc) (desc may be
+ * NULL; size and alignment are the type's), and _alloc, _copy, _free, _each, _reset, _destroy, _get_stats with struct GALAXY *
+ * in place of void *. C and C++. */
+#define SAGEMEM_POOL_OF(pool_name, type)                                                                                           \
+    typedef struct pool_name##_visitor {                                                                                           \
+        bool (*visit)(void *ctx, type *object);                                                                                    \
+        void *ctx;                                                                                                                 \
+    } pool_name##_visitor;                                                                                                         \
+    SAGEMEM_UNUSED static inline sagemem_pool *pool_name##_create(const sagemem_pool_desc *desc) {                                 \
+        static const sagemem_pool_desc defaults = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false};                                     \
+        sagemem_pool_desc typed = desc ? *desc : defaults;                                                                         \
+        typed.object_size = sizeof(type);                                                                                          \
+        if (typed.alignment == 0 && __alignof__(type) > 16) typed.alignment = __alignof__(type);                                   \
+        return sagemem_pool_create(&typed);                                                                                        \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline type *pool_name##_alloc(sagemem_pool *pool) { return (type *)sagemem_pool_alloc(pool); }          \
+    SAGEMEM_UNUSED static inline type *pool_name##_copy(sagemem_pool *pool, const type *from) {                                    \
+        return (type *)sagemem_pool_copy(pool, from);                                                                              \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline void pool_name##_free(sagemem_pool *pool, type *object) { sagemem_pool_free(pool, object); }      \
+    SAGEMEM_UNUSED static inline bool pool_name##_visit_one(void *ctx, void *object) {                                             \
+        return ((pool_name##_visitor *)ctx)->visit(((pool_name##_visitor *)ctx)->ctx, (type *)object);                             \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline void pool_name##_each(sagemem_pool *pool, bool (*visit)(void *ctx, type *object), void *ctx) {    \
+        pool_name##_visitor visitor;                                                                                               \
+        visitor.visit = visit;                                                                                                     \
+        visitor.ctx = ctx;                                                                                                         \
+        sagemem_pool_each(pool, pool_name##_visit_one, &visitor);                                                                  \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline void pool_name##_reset(sagemem_pool *pool) { sagemem_pool_reset(pool); }                          \
+    SAGEMEM_UNUSED static inline void pool_name##_destroy(sagemem_pool *pool) { sagemem_pool_destroy(pool); }                      \
+    SAGEMEM_UNUSED static inline sagemem_status pool_name##_get_stats(const sagemem_pool *pool, sagemem_pool_stats *out) {         \
+        return sagemem_pool_get_stats(pool, out);                                                                                  \
+    }                                                                                                                              \
+    typedef int pool_name##_needs_a_semicolon
+
+/* A recycler keeps buffers that were released and hands them out again, the best fit first: for read buffers, sequences,
+ * messages of many sizes that come and go. */
+typedef struct sagemem_recycler sagemem_recycler;
+typedef struct sagemem_recycler_desc {
+    sagemem_heap *heap;
+    sagemem_tag tag;
+    const char *name;        /* ["recycler"] */
+    uint64_t max_idle_bytes; /* kept for later, released longest ago go first [no limit] */
+    size_t max_idle_count;   /* [1024] */
+    double slack;            /* a buffer may be up to this many times the size asked for [2.0]; at least 1 */
+    size_t alignment;        /* of every buffer: a power of two up to 4096 [16] */
+} sagemem_recycler_desc;
+typedef struct sagemem_recycler_stats {
+    uint64_t hits, misses;             /* acquired from what was kept; from the heap */
+    uint64_t idle_bytes, idle_buffers; /* kept for later now */
+    uint64_t out_bytes, out_buffers;   /* acquired and not yet released */
+} sagemem_recycler_stats;
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_recycler *
+sagemem_recycler_create(const sagemem_recycler_desc *desc); /* NULL desc: defaults */
+SAGEMEM_API sagemem_status sagemem_recycler_get_desc(const sagemem_recycler *recycler, sagemem_recycler_desc *out);
+/* A buffer of at least `size` bytes (sagemem_size says how many), contents undefined; NULL: E_NOMEM, E_LIMIT, E_ARGUMENT.
+ * Cost: logarithmic in the number of idle buffers. */
+SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_recycler_acquire(sagemem_recycler *recycler, size_t size);
+/* Gives a buffer back to the recycler that it came from; NULL is fine. To the fault handler: E_FOREIGN not one of its
+ * buffers, E_STALE released already. */
+SAGEMEM_API void sagemem_recycler_release(sagemem_recycler *recycler, void *buffer);
+SAGEMEM_API uint64_t sagemem_recycler_trim(sagemem_recycler *recycler); /* frees idle buffers; bytes given back */
+SAGEMEM_API sagemem_status sagemem_recycler_get_stats(const sagemem_recycler *recycler, sagemem_recycler_stats *out);
+/* Frees the recycler and all its buffers, those in use as well; NULL is fine. */
+SAGEMEM_API void sagemem_recycler_destroy(sagemem_recycler *recycler);
+
+/* ==========================================================================
+ * >>arena  Bump allocation: everything goes at once, or back to a mark. References that survive growth and files.
+ * ========================================================================== */
+
+typedef struct sagemem_arena sagemem_arena;
+typedef struct sagemem_arena_desc {
+    sagemem_heap *heap;
+    sagemem_tag tag;
+    const char *name;   /* ["arena"] */
+    size_t chunk_bytes; /* 1 KiB ... 1 GiB; what is larger than a quarter of it and does not fit gets a chunk of its own [64 KiB] */
+    uint64_t max_bytes; /* of all chunks [no limit] */
+} sagemem_arena_desc;
+
+/* Where the arena was: for sagemem_arena_rewind. */
+typedef struct sagemem_arena_mark {
+    uint64_t position, serial;
+} sagemem_arena_mark;
+
+/* What was put: zero in all fields is none. Good after growth, and in an arena loaded from what this one saved. */
+typedef struct sagemem_arena_ref {
+    uint32_t chunk, offset; /* chunks count from 1 */
+    uint64_t length;        /* bytes */
+} sagemem_arena_ref;
+
+typedef struct sagemem_arena_stats {
+    uint64_t used, peak_used; /* bytes given out, padding included; most at once */
+    uint64_t held, chunks;    /* bytes and number of blocks taken from the heap */
+} sagemem_arena_stats;
+
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_create(const sagemem_arena_desc *desc); /* NULL desc: all defaults */
+SAGEMEM_API sagemem_status sagemem_arena_get_desc(const sagemem_arena *arena, sagemem_arena_desc *out);
+SAGEMEM_API sagemem_status sagemem_arena_get_stats(const sagemem_arena *arena, sagemem_arena_stats *out);
+
+/* Bytes at a multiple of 16 (of alignment, a power of two up to 4096), never moved; undefined, or zero in a SAGEMEM_HEAP_ZERO
+ * heap. Size 0 is a place of its own. NULL: E_ARGUMENT, E_NOMEM, E_LIMIT, E_FULL for max_bytes; nothing has changed. */
+SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_arena_alloc(sagemem_arena *arena, size_t size);
+SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_arena_alloc_aligned(sagemem_arena *arena, size_t size, size_t alignment);
+
+/* Copies data (may be NULL when size is 0) into the arena, at any address. A zeroed ref: as NULL above. */
+SAGEMEM_API sagemem_arena_ref sagemem_arena_put(sagemem_arena *arena, const void *data, size_t size);
+/* What was put, until it is rewound or reset; *size (may be NULL) is ref.length. NULL: E_ARGUMENT, the ref points outside of
+ * what is used. Threads: any number at once while nobody changes the arena. */
+SAGEMEM_API const void *sagemem_arena_get(const sagemem_arena *arena, sagemem_arena_ref ref, size_t *size);
+
+/* Everything allocated after the mark goes; the chunks stay for what comes next, large ones of their own go to the heap. A
+ * mark that was itself rewound is E_STALE at the fault handler. */
+SAGEMEM_API sagemem_arena_mark sagemem_arena_get_mark(sagemem_arena *arena);
+SAGEMEM_API void sagemem_arena_rewind(sagemem_arena *arena, sagemem_arena_mark mark);
+SAGEMEM_API void sagemem_arena_reset(sagemem_arena *arena);    /* everything goes, the chunks stay */
+SAGEMEM_API uint64_t sagemem_arena_trim(sagemem_arena *arena); /* unused chunks go to the heap; bytes given back */
+SAGEMEM_API void sagemem_arena_destroy(sagemem_arena *arena);  /* NULL is fine */
+
+/* Writes the arena to a sink: a header with version, byte order and checksum, then the used part of each chunk. E_IO and
+ * whatever the sink returns. Addresses stored inside the data are not translated: store refs. */
+SAGEMEM_API sagemem_status sagemem_arena_save(const sagemem_arena *arena, const sagemem_sink *to);
+/* An arena with what was saved, refs included; data (a mapped file, say) is copied and not needed afterwards. NULL: E_CORRUPT
+ * (not such an image, cut short, damaged), E_UNSUPPORTED (a newer version, other byte order), E_NOMEM, E_LIMIT. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_load(const sagemem_arena_desc *desc, const void *data, size_t size);
+
+/* ==========================================================================
+ * >>array  Geometric growth for any code, typed arrays, arrays that never move, columns that grow together.
+ * ========================================================================== */
+
+/* Makes room for at least min_capacity elements in *data, a block of sagemem_alloc or NULL, by a factor of growth (more than 1;
+ * 0: 1.5), and sets *capacity, counted in elements. *data NULL: default heap, untagged; else the block's own heap, scope and tag.
+ * Returns OK and changes nothing when the capacity is enough already. On failure (E_ARGUMENT, E_NOMEM, E_LIMIT) nothing is
+ * changed. Threads: the block's owner. Cost: O(log n) of these for n elements pushed one by one. */
+SAGEMEM_API sagemem_status sagemem_array_grow(void **data, size_t element_size, size_t *capacity, size_t min_capacity,
+                                              double growth);
+
+typedef struct sagemem_array_desc {
+    sagemem_heap *heap;
+    sagemem_tag tag;
+    size_t element_size;     /* bytes; must be given (SAGEMEM_ARRAY_OF gives it) */
+    size_t initial_capacity; /* elements [as many as fit 64 bytes, at least 1] */
+    double growth;           /* more than 1 [1.5] */
+    size_t stable_max;       /* > 0: addresses for so many elements are set aside and pages committed as they fill: elements never
+                                move, nothing is ever copied, and old and new are never needed at once */
+} sagemem_array_desc;
+
+/* Owned by whoever declares it; its elements are one block of the heap, made by init and gone with the scope or heap that was
+ * current then. Zeroed, it is no array yet: E_ARGUMENT. A copy of the struct is the same array: use one only. */
+typedef struct sagemem_array {
+    void *data;
+    size_t count, capacity, element_size;
+    double growth;
+    size_t stable_max; /* 0: the block moves when it grows */
+} sagemem_array;
+
+/* On failure *array is zeroed. Heaps with a source of their own, of SAGEMEM_HEAP_SYSTEM or _CHECKED take all of
+ * stable_max at once. */
+SAGEMEM_API sagemem_status sagemem_array_init(sagemem_array *array, const sagemem_array_desc *desc);
+SAGEMEM_API sagemem_status sagemem_array_get_desc(const sagemem_array *array, sagemem_array_desc *out);
+/* Appends a copy of one element (which may lie in the array). Failures of this and the next three: E_ARGUMENT (a size that
+ * overflows), E_FULL (stable_max), E_NOMEM, E_LIMIT; the array is as it was. */
+SAGEMEM_API sagemem_status sagemem_array_push(sagemem_array *array, const void *element);
+/* Appends count elements, undefined (zero in a SAGEMEM_HEAP_ZERO heap), and returns the first; NULL: failed. */
+SAGEMEM_API void *sagemem_array_add(sagemem_array *array, size_t count);
+SAGEMEM_API sagemem_status sagemem_array_resize(sagemem_array *array, size_t count); /* new elements as by _add */
+SAGEMEM_API sagemem_status sagemem_array_reserve(sagemem_array *array, size_t capacity);
+SAGEMEM_API void *sagemem_array_at(const sagemem_array *array, size_t index); /* NULL past the end */
+/* Removes an element; the last one takes its place. E_ARGUMENT in sagemem_last_error() past the end: nothing happens. */
+SAGEMEM_API void sagemem_array_remove_swap(sagemem_array *array, size_t index);
+/* Gives room behind the last element back. Never fails for lack of memory: then the array stays as it is. */
+SAGEMEM_API sagemem_status sagemem_array_shrink(sagemem_array *array);
+SAGEMEM_API void sagemem_array_deinit(sagemem_array *array); /* frees the elements and zeroes *array; a zeroed one is fine */
+SAGEMEM_API size_t sagemem_array_count(const sagemem_array *array);
+SAGEMEM_API size_t sagemem_array_capacity(const sagemem_array *array);
+SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
+
+/* SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); at file scope, after the complete, trivially copyable type: the type
+ * galaxy_array { sagemem_array base; } and galaxy_array_init(a, desc) (desc may be NULL), _push(a, const struct GALAXY *),
+ * _add(a, n), _at(a, i), _data(a), _count, _capacity, _resize, _reserve, _remove_swap, _shrink, _deinit. C and C++. */
+#define SAGEMEM_ARRAY_OF(array_name, type)                                                                                         \
+    typedef struct array_name {                                                                                                    \
+        sagemem_array base;                                                                                                        \
+    } array_name;                                                                                                                  \
+    SAGEMEM_UNUSED static inline sagemem_status array_name##_init(array_name *array, const sagemem_array_desc *desc) {             \
+        static const sagemem_array_desc defaults = {0, 0, 0, 0, 0, 0};                                                             \
+        sagemem_array_desc typed = desc ? *desc : defaults;                                                                        \
+        typed.element_size = sizeof(type);                                                                                         \
+        return sagemem_array_init(&array->base, &typed);                                                                           \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline sagemem_status array_name##_push(array_name *array, const type *element) {                        \
+        if (array->base.count == array->base.capacity) return sagemem_array_push(&array->base, element);                           \
+        ((type *)array->base.data)[array->base.count++] = *element;                                                                \
+        return SAGEMEM_OK;                                                                                                         \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline type *array_name##_add(array_name *array, size_t count) {                                         \
+        return (type *)sagemem_array_add(&array->base, count);                                                                     \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline type *array_name##_at(const array_name *array, size_t index) {                                    \
+        return index < array->base.count ? (type *)array->base.data + index : (type *)sagemem_array_at(&array->base, index);       \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline type *array_name##_data(const array_name *array) { return (type *)array->base.data; }             \
+    SAGEMEM_UNUSED static inline size_t array_name##_count(const array_name *array) { return array->base.count; }                  \
+    SAGEMEM_UNUSED static inline size_t array_name##_capacity(const array_name *array) { return array->base.capacity; }            \
+    SAGEMEM_UNUSED static inline sagemem_status array_name##_resize(array_name *array, size_t count) {                             \
+        return sagemem_array_resize(&array->base, count);                                                                          \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline sagemem_status array_name##_reserve(array_name *array, size_t capacity) {                         \
+        return sagemem_array_reserve(&array->base, capacity);                                                                      \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline void array_name##_remove_swap(array_name *array, size_t index) {                                  \
+        sagemem_array_remove_swap(&array->base, index);                                                                            \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline sagemem_status array_name##_shrink(array_name *array) {                                           \
+        return sagemem_array_shrink(&array->base);                                                                                 \
+    }                                                                                                                              \
+    SAGEMEM_UNUSED static inline void array_name##_deinit(array_name *array) { sagemem_array_deinit(&array->base); }               \
+    typedef int array_name##_needs_a_semicolon
+
+/* A structure of arrays: named columns with one count, each aligned to 64 bytes, all in one block. */
+typedef struct sagemem_columns sagemem_columns;
+typedef struct sagemem_column {
+    const char *name; /* may be NULL; copied */
+    size_t element_size;
+} sagemem_column;
+typedef struct sagemem_columns_desc {
+    sagemem_heap *heap;
+    sagemem_tag tag;
+    const char *name;              /* ["columns"] */
+    const sagemem_column *columns; /* must be given; copied */
+    size_t column_count;
+    size_t initial_capacity; /* rows [none until the first] */
+    double growth;           /* more than 1 [1.5] */
+} sagemem_columns_desc;
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_columns *sagemem_columns_create(const sagemem_columns_desc *desc);
+SAGEMEM_API sagemem_status sagemem_columns_get_desc(const sagemem_columns *columns, sagemem_columns_desc *out);
+/* The column's first element; valid until the columns grow, shrink or end. NULL: E_ARGUMENT, no such column; or no row yet. */
+SAGEMEM_API void *sagemem_columns_data(sagemem_columns *columns, size_t column);
+SAGEMEM_API size_t sagemem_columns_find(const sagemem_columns *columns, const char *name); /* its number; SIZE_MAX: E_NOT_FOUND */
+SAGEMEM_API size_t sagemem_columns_count(const sagemem_columns *columns);
+SAGEMEM_API size_t sagemem_columns_capacity(const sagemem_columns *columns);
+/* Appends rows, undefined (zero in a SAGEMEM_HEAP_ZERO heap). Failures as for arrays: every column is as it was. */
+SAGEMEM_API sagemem_status sagemem_columns_add(sagemem_columns *columns, size_t count);
+SAGEMEM_API sagemem_status sagemem_columns_resize(sagemem_columns *columns, size_t count);
+SAGEMEM_API sagemem_status sagemem_columns_reserve(sagemem_columns *columns, size_t capacity);
+SAGEMEM_API void sagemem_columns_remove_swap(sagemem_columns *columns, size_t row);
+SAGEMEM_API sagemem_status sagemem_columns_shrink(sagemem_columns *columns);
+SAGEMEM_API void sagemem_columns_destroy(sagemem_columns *columns); /* NULL is fine */
+
+/* ==========================================================================
+ * >>slice  Counted, shared, bounds-checked views of bytes.
+ * ========================================================================== */
+
+/* size bytes at data; a view of what `owner` keeps. Passed by value; each slice that was returned or retained is to be released
+ * once. Zeroed: no slice (every call takes it: retain returns it, release ignores it). */
+typedef struct sagemem_slice {
+    const void *data;
+    size_t size;
+    struct sagemem_slice_owner *owner;
+    uint64_t serial; /* of the owner: tells a slice that outlived its bytes */
+} sagemem_slice;
+
+/* A copy of the bytes in a block of the heap, freed with the last slice of it. Zeroed: E_NOMEM, E_LIMIT, E_ARGUMENT. The block
+ * belongs to the open scope like any other: slices of it must be released before that ends. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_slice_copy(sagemem_heap *heap, const void *data, size_t size, sagemem_tag tag);
+/* Takes a block of sagemem_alloc over without copying; size bytes of it are seen. Zeroed: it stays the caller's. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_slice_take(void *block, size_t size);
+/* A view of foreign memory: a mapped file, a library's buffer. release_fn (may be NULL) is called with the last release, in the
+ * thread that does it. Zeroed: E_NOMEM, E_ARGUMENT, and release_fn is not called. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_slice_wrap(const void *data, size_t size,
+                                                               void (*release_fn)(void *ctx, const void *data), void *ctx);
+/* Threads of these: any. One more for the same bytes; one less. To the fault handler: E_STALE, the last one was released
+ * already (each release is told from the use of a later slice by its serial). */
+SAGEMEM_API sagemem_slice sagemem_slice_retain(sagemem_slice slice);
+SAGEMEM_API void sagemem_slice_release(sagemem_slice slice);
+/* The bytes start ... end of a slice, end not included, as a slice of its own (to be released). E_ARGUMENT: not
+ * start <= end <= size; *out is zeroed. */
+SAGEMEM_API sagemem_status sagemem_slice_sub(sagemem_slice slice, size_t start, size_t end, sagemem_slice *out);
+/* size bytes from `at` on: where they lie, or NULL with E_ARGUMENT when they reach past the end. Nothing is counted. */
+SAGEMEM_API const void *sagemem_slice_at(sagemem_slice slice, size_t at, size_t size);
+SAGEMEM_API uint64_t sagemem_slice_count(sagemem_slice slice); /* slices that share the bytes now; 0: none, or ended */
+
+/* ==========================================================================
+ * >>map  Files in memory: whole, in part, or a window that slides; read where mapping is off or fails, the same bytes.
+ * ========================================================================== */
+
+typedef struct sagemem_map sagemem_map;
+typedef enum sagemem_map_mode {
+    SAGEMEM_MAP_READ,    /* nobody writes */
+    SAGEMEM_MAP_PRIVATE, /* writable; what is written stays in this process */
+    SAGEMEM_MAP_WRITE    /* writable; what is written reaches the file: at sagemem_map_flush and close at the latest */
+} sagemem_map_mode;
+typedef enum sagemem_map_access { SAGEMEM_ACCESS_NORMAL, SAGEMEM_ACCESS_SEQUENTIAL, SAGEMEM_ACCESS_RANDOM } sagemem_map_access;
+
+/* Zero in every field is its default, in brackets; path or fd_plus_one must be given. */
+typedef struct sagemem_map_desc {
+    const char *path;        /* a regular file; */
+    int fd_plus_one;         /* or a descriptor + 1, which is duplicated: the caller's stays the caller's */
+    uint64_t offset, length; /* any bytes, not only page multiples; what is past the end is cut off [0, to the end] */
+    sagemem_map_mode mode;
+    sagemem_map_access access;
+    uint64_t threshold; /* smaller files are read, not mapped [0: always map] */
+    uint64_t window;    /* only so many bytes are mapped or kept at a time, and views slide over the file [0: all of it] */
+    bool no_mapping;    /* read, never map */
+    bool no_fallback;   /* where mapping fails, fail; do not read */
+    bool populate;      /* read all of it now, not when it is touched */
+    bool huge_pages;    /* ask for huge pages (file systems that have them) */
+    int numa_node_plus_one;
+    sagemem_heap *heap; /* accounts for the bytes: mapped ones as `mapped`, read ones as a block of its tag */
+    sagemem_tag tag;
+} sagemem_map_desc;
+
+/* NULL: E_ARGUMENT; E_NOT_FOUND no such file; E_IO with os_error (a directory, no permission, ...); E_NOMEM, E_LIMIT;
+ * E_UNSUPPORTED mapping failed and no_fallback. An empty file is a map of size 0. The map belongs to the open scope. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_map *sagemem_map_open(const sagemem_map_desc *desc);
+SAGEMEM_API sagemem_status sagemem_map_get_desc(const sagemem_map *map, sagemem_map_desc *out); /* length: what was found */
+/* Flushes a _WRITE map and closes it; all views end. E_IO: the flush failed, the map is still open and can be closed again. */
+SAGEMEM_API sagemem_status sagemem_map_close(sagemem_map *map); /* NULL is fine */
+
+/* The first byte; NULL for a map of size 0 or with a window (use views). Never NULL otherwise. Threads: any, as long as nobody
+ * closes, refreshes or writes: so too size, is_mapped, read, prefetch, and view without a window. */
+SAGEMEM_API const void *sagemem_map_data(const sagemem_map *map);
+SAGEMEM_API uint64_t sagemem_map_size(const sagemem_map *map);
+SAGEMEM_API bool sagemem_map_is_mapped(const sagemem_map *map); /* false: the bytes were read */
+
+/* size bytes from offset (in the map) on; mapped or read, the same bytes. With a window: until the next view, and what is
+ * behind is dropped. NULL: E_ARGUMENT past the end, E_TOO_BIG larger than the window, E_IO, E_NOMEM. Reading a mapped view of
+ * a file that someone else cuts short is a SIGBUS: where that can happen use sagemem_map_read. */
+SAGEMEM_API const void *sagemem_map_view(sagemem_map *map, uint64_t offset, size_t size);
+/* The same as data, to write to; NULL: E_ARGUMENT, the map is _READ or has a window. */
+SAGEMEM_API void *sagemem_map_data_writable(sagemem_map *map);
+/* Brings what was written to a _WRITE map to the file (and to the disk). E_IO: can be repeated. _PRIVATE: nothing to do. */
+SAGEMEM_API sagemem_status sagemem_map_flush(sagemem_map *map);
+/* Copies bytes out, guarded: a file that was cut short is E_IO with the offset, not a signal. E_ARGUMENT: past the end.
+ * After a failure `to` is undefined. Cost: a system call. */
+SAGEMEM_API sagemem_status sagemem_map_read(sagemem_map *map, uint64_t offset, void *to, size_t size);
+/* Asks the system for the bytes ahead and returns at once; a wish, cut off at the end of the map. */
+SAGEMEM_API sagemem_status sagemem_map_prefetch(sagemem_map *map, uint64_t offset, uint64_t size);
+/* Looks at the file again, which may have grown or shrunk; a length given in the desc still bounds it. All views end. On
+ * failure the map is as it was. What was written to a _PRIVATE map is gone; to a _WRITE map, flushed. */
+SAGEMEM_API sagemem_status sagemem_map_refresh(sagemem_map *map);
+
+/* ==========================================================================
+ * >>io  Writer: buffered, positioned, nothing accepted is lost silently. Reader: one interface over files, pipes, maps and
+ *       own sources.
+ * ========================================================================== */
+
+typedef struct sagemem_writer sagemem_writer;
+typedef enum sagemem_sync {
+    SAGEMEM_SYNC_NONE,       /* the system writes to the disk when it likes */
+    SAGEMEM_SYNC_AT_CLOSE,   /* close returns when file (and, if atomic, its name) are on the disk */
+    SAGEMEM_SYNC_EVERY_FLUSH /* each flush, too: after sagemem_writer_flush returned OK everything accepted is on the disk */
+} sagemem_sync;
+
+/* Zero in every field is its default, in brackets; one of path, fd_plus_one and sink must be given. */
+typedef struct sagemem_writer_desc {
+    const char *path;         /* made or emptied (with an offset: not emptied); 0666 less the umask */
+    int fd_plus_one;          /* a descriptor + 1, which is duplicated: the caller's stays the caller's and must stay open for
+                                  writing; pipes and sockets are written in order */
+    const sagemem_sink *sink; /* own function; the struct is copied, what ctx points to is not */
+    uint64_t offset;          /* in the file, of the first byte written */
+    size_t initial_bytes;     /* of the buffer [1 MiB, less where the budget of all writers is short] */
+    size_t min_bytes;         /* [64 KiB] */
+    size_t max_bytes;         /* [8 MiB] */
+    bool adaptive;            /* the buffer grows while it fills often, and shrinks when flushes find little in it */
+    bool atomic;     /* write to a new file beside, rename at close: the old file or the new one, never a part. Needs path */
+    bool background; /* a thread of the writer writes one buffer while the caller fills the next */
+    sagemem_sync sync;
+    sagemem_heap *heap;
+    sagemem_tag tag;
+} sagemem_writer_desc;
+
+/* NULL: E_ARGUMENT; E_NOT_FOUND no such directory; E_IO with os_error; E_NOMEM, E_LIMIT. The writer belongs to the open scope:
+ * one that ends with it is abandoned, and reported as an error in the log if anything accepted was not yet written. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_writer *sagemem_writer_open(const sagemem_writer_desc *desc);
+SAGEMEM_API sagemem_status sagemem_writer_get_desc(const sagemem_writer *writer, sagemem_writer_desc *out); /* initial_bytes: the
+                                                                                                buffer's present size */
+
+/* Appends bytes. OK: they are accepted, and will be written or reported. A failure accepts nothing and can be repeated: what is
+ * pending is tried again first. E_IO: os_error says why (ENOSPC, EDQUOT, EPIPE, ...); on a pipe a leading part may have been
+ * accepted: see sagemem_writer_accepted. Cost: a copy; a system call for each buffer. */
+SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size);
+/* Room for a record of up to size bytes in the buffer, any alignment, valid until the next call on the writer; then
+ * sagemem_write_end appends the first `used` of them (0: none). NULL: as for write; E_TOO_BIG, larger than max_bytes. */
+SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size);
+SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used);
+/* Writes over bytes accepted earlier, still buffered or not; position is absolute in the file. E_ARGUMENT: not all of them have
+ * been accepted. E_UNSUPPORTED: already written, to a pipe or socket. E_IO: nothing is patched, or a part of what was written
+ * already; can be repeated. */
+SAGEMEM_API sagemem_status sagemem_writer_patch(sagemem_writer *writer, uint64_t position, const void *data, size_t size);
+/* Hands everything accepted to the system. E_IO: what is not written is kept; can be repeated. */
+SAGEMEM_API sagemem_status sagemem_writer_flush(sagemem_writer *writer);
+/* Flushes, syncs and renames as the desc asks, and frees the writer. Failed: it is still open and nothing was dropped; make
+ * room and close again, or abandon. NULL is E_ARGUMENT. */
+SAGEMEM_API sagemem_status sagemem_writer_close(sagemem_writer *writer);
+/* Drops what is not written and frees the writer; in atomic mode the old file stays as it was. NULL is fine. */
+SAGEMEM_API void sagemem_writer_abandon(sagemem_writer *writer);
+/* Bytes accepted; of these, handed to the system (after close or abandon the file holds exactly those). Counted from the
+ * desc's offset. */
+SAGEMEM_API uint64_t sagemem_writer_accepted(const sagemem_writer *writer);
+SAGEMEM_API uint64_t sagemem_writer_written(const sagemem_writer *writer);
+/* Most bytes for the buffers of all writers of the process together [0: no limit]. Held at every moment from then on: buffers
+ * shrink at their next flush, those of new writers are smaller, and one that finds nothing left writes through. Threads: any. */
+SAGEMEM_API void sagemem_writers_set_budget(uint64_t bytes);
+
+typedef struct sagemem_writers_stats {
+    uint64_t writers, buffered, buffer_bytes, budget; /* open now; bytes pending; of all buffers; 0: none */
+} sagemem_writers_stats;
+SAGEMEM_API sagemem_status sagemem_writers_get_stats(sagemem_writers_stats *out); /* Threads: any */
+
+/* Where bytes come from: read_fn puts up to size bytes of position `offset` on into `to` and says how many, 0 at the end. It is
+ * called with increasing offsets without gaps, but for sagemem_read_at if `seekable`. */
+typedef struct sagemem_input {
+    sagemem_status (*read_fn)(void *ctx, void *to, size_t size, uint64_t offset, size_t *got);
+    sagemem_status (*close_fn)(void *ctx); /* may be NULL */
+    void *ctx;
+    bool seekable;
+} sagemem_input;
+
+typedef struct sagemem_reader sagemem_reader;
+typedef struct sagemem_reader_desc {
+    const char *path;            /* a file, FIFO or device; */
+    int fd_plus_one;             /* or a descriptor + 1, which is duplicated; files are read from their start */
+    const sagemem_input *source; /* or own function; the struct is copied */
+    size_t buffer_bytes;         /* [1 MiB] */
+    int buffers;                 /* with read_ahead: this many, one in use, others filled by a thread [3] */
+    bool read_ahead;
+    uint64_t map_threshold; /* files of at least this size are mapped [0: all regular files] */
+    bool no_mapping;        /* read, never map */
+    sagemem_heap *heap;
+    sagemem_tag tag;
+} sagemem_reader_desc;
+
+/* NULL: as for sagemem_map_open. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_reader *sagemem_reader_open(const sagemem_reader_desc *desc);
+SAGEMEM_API sagemem_status sagemem_reader_get_desc(const sagemem_reader *reader, sagemem_reader_desc *out);
+/* Copies up to size bytes; *got is less only at the end (OK; 0 when nothing is left) or on failure (E_IO, or what the source
+ * returned: the bytes got before it are good, and the call can be repeated). got may be NULL: then less than size is E_EMPTY. */
+SAGEMEM_API sagemem_status sagemem_read(sagemem_reader *reader, void *to, size_t size, size_t *got);
+/* The next size bytes where they lie, consumed; valid until the next call on the reader (of a mapped file: until close). NULL:
+ * E_EMPTY, fewer are left, nothing is consumed; E_IO; E_NOMEM, E_LIMIT when the buffer has to grow for it. */
+SAGEMEM_API const void *sagemem_read_view(sagemem_reader *reader, size_t size);
+/* Copies size bytes of an absolute position without moving the reader. E_UNSUPPORTED: a pipe or a source that cannot seek.
+ * E_EMPTY: past the end. */
+SAGEMEM_API sagemem_status sagemem_read_at(sagemem_reader *reader, uint64_t offset, void *to, size_t size);
+SAGEMEM_API sagemem_status sagemem_reader_skip(sagemem_reader *reader, uint64_t size); /* E_EMPTY: fewer are left, all skipped */
+SAGEMEM_API uint64_t sagemem_reader_position(const sagemem_reader *reader);            /* bytes consumed so far */
+SAGEMEM_API uint64_t sagemem_reader_size(const sagemem_reader *reader); /* of a file; UINT64_MAX: unknown until the end */
+SAGEMEM_API bool sagemem_reader_is_mapped(const sagemem_reader *reader);
+SAGEMEM_API sagemem_status
+sagemem_reader_close(sagemem_reader *reader); /* NULL is fine; what close_fn returned, closed all the same */
+
+/* ==========================================================================
  * >>report  What a person or a program reads.
  * ========================================================================== */
 
 typedef enum sagemem_format { SAGEMEM_FORMAT_TEXT, SAGEMEM_FORMAT_BRIEF, SAGEMEM_FORMAT_JSON } sagemem_format;
 
-/* Where bytes go: write_fn takes all of `size` bytes for position `offset`, or says why not. A report calls it with
- * locks held: it must not call back into sagemem. */
-typedef struct sagemem_sink {
-    sagemem_status (*write_fn)(void *ctx, const void *data, size_t size, uint64_t offset);
-    sagemem_status (*close_fn)(void *ctx); /* may be NULL */
-    void *ctx;
-} sagemem_sink;
-
-/* Writes a report of the heap and what is below it (NULL: the process). Allocates nothing. Threads: any. */
+/* Writes a report of the heap and what is below it (NULL: the process). The sink is called with locks held: it must not call
+ * sagemem. Allocates nothing. Threads: any. */
 SAGEMEM_API sagemem_status sagemem_report(const sagemem_heap *heap, sagemem_format format, const sagemem_sink *to);
 SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format,
                                                const char *path); /* "-": standard output */
@@ -729,6 +1331,7 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 #else
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -776,6 +1379,8 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 /* What holds where the compiler and its analyzer cannot see it. */
 #define SMI_ASSUME(x) ((x) ? (void)0 : __builtin_unreachable())
 #define SMI_INLINE static inline __attribute__((always_inline))
+/* What some layers need and others do not: they may all be off. */
+#define SMI_FOR_LAYERS SAGEMEM_UNUSED static
 #define SMI_NOINLINE static __attribute__((noinline))
 /* For the few functions that read memory which a tool believes nobody may read. */
 #define SMI_PEEKS __attribute__((no_sanitize("address"), no_sanitize("thread"), noinline))
@@ -953,23 +1558,33 @@ static void smi_os_once(void (*init_fn)(void)) {
     InitOnceExecuteOnce(&smi_os_once_flag, smi_os_once_call, NULL, NULL);
 }
 
-typedef HANDLE smi_os_thread;
-static void (*smi_os_thread_fn)(void);
-static DWORD WINAPI smi_os_thread_main(void *unused) {
-    (void)unused;
-    smi_os_thread_fn();
+/* A thread of the library: what it runs must stay where it is until the thread is joined. */
+typedef struct smi_os_thread {
+    HANDLE handle;
+    void (*main_fn)(void *ctx);
+    void *ctx;
+} smi_os_thread;
+static DWORD WINAPI smi_os_thread_main(void *thread) {
+    ((smi_os_thread *)thread)->main_fn(((smi_os_thread *)thread)->ctx);
     return 0;
 }
-static bool smi_os_thread_start(smi_os_thread *thread, void (*main_fn)(void)) {
-    smi_os_thread_fn = main_fn;
+static bool smi_os_thread_start(smi_os_thread *thread, void (*main_fn)(void *ctx), void *ctx) {
+    thread->main_fn = main_fn;
+    thread->ctx = ctx;
     if (smi_os_fails()) return false;
-    *thread = CreateThread(NULL, 0, smi_os_thread_main, NULL, 0, NULL);
-    return *thread != NULL;
+    thread->handle = CreateThread(NULL, 0, smi_os_thread_main, thread, 0, NULL);
+    return thread->handle != NULL;
 }
-static void smi_os_thread_join(smi_os_thread thread) {
-    WaitForSingleObject(thread, INFINITE);
-    CloseHandle(thread);
+static void smi_os_thread_join(smi_os_thread *thread) {
+    WaitForSingleObject(thread->handle, INFINITE);
+    CloseHandle(thread->handle);
 }
+
+typedef CONDITION_VARIABLE smi_condition;
+SMI_FOR_LAYERS void smi_condition_init(smi_condition *c) { InitializeConditionVariable(c); }
+SMI_FOR_LAYERS void smi_condition_deinit(smi_condition *c) { (void)c; }
+SMI_FOR_LAYERS void smi_condition_wait(smi_condition *c, smi_lock *lock) { SleepConditionVariableSRW(c, lock, INFINITE, 0); }
+SMI_FOR_LAYERS void smi_condition_wake_all(smi_condition *c) { WakeAllConditionVariable(c); }
 static uint64_t smi_os_random(void) {
     LARGE_INTEGER count;
     QueryPerformanceCounter(&count);
@@ -1165,17 +1780,35 @@ static void smi_os_at_fork(void (*before)(void), void (*parent)(void), void (*ch
 static pthread_once_t smi_os_once_flag = PTHREAD_ONCE_INIT;
 static void smi_os_once(void (*init_fn)(void)) { pthread_once(&smi_os_once_flag, init_fn); }
 
-typedef pthread_t smi_os_thread;
-static void (*smi_os_thread_fn)(void);
-static void *smi_os_thread_main(void *unused) {
-    smi_os_thread_fn();
-    return unused;
+/* A thread of the library: what it runs must stay where it is until the thread is joined. Signals go to other threads. */
+typedef struct smi_os_thread {
+    pthread_t handle;
+    void (*main_fn)(void *ctx);
+    void *ctx;
+} smi_os_thread;
+static void *smi_os_thread_main(void *thread) {
+    ((smi_os_thread *)thread)->main_fn(((smi_os_thread *)thread)->ctx);
+    return NULL;
 }
-static bool smi_os_thread_start(smi_os_thread *thread, void (*main_fn)(void)) {
-    smi_os_thread_fn = main_fn;
-    return !smi_os_fails() && pthread_create(thread, NULL, smi_os_thread_main, NULL) == 0;
+static bool smi_os_thread_start(smi_os_thread *thread, void (*main_fn)(void *ctx), void *ctx) {
+    thread->main_fn = main_fn;
+    thread->ctx = ctx;
+    if (smi_os_fails()) return false;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int reason = pthread_create(&thread->handle, NULL, smi_os_thread_main, thread);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = reason;
+    return reason == 0;
 }
-static void smi_os_thread_join(smi_os_thread thread) { pthread_join(thread, NULL); }
+static void smi_os_thread_join(smi_os_thread *thread) { pthread_join(thread->handle, NULL); }
+
+typedef pthread_cond_t smi_condition;
+SMI_FOR_LAYERS void smi_condition_init(smi_condition *c) { pthread_cond_init(c, NULL); }
+SMI_FOR_LAYERS void smi_condition_deinit(smi_condition *c) { pthread_cond_destroy(c); }
+SMI_FOR_LAYERS void smi_condition_wait(smi_condition *c, smi_lock *lock) { pthread_cond_wait(c, lock); }
+SMI_FOR_LAYERS void smi_condition_wake_all(smi_condition *c) { pthread_cond_broadcast(c); }
 
 static uint64_t smi_os_random(void) {
     struct timespec now;
@@ -1306,6 +1939,16 @@ static void smi_watch_open(const void *at, size_t size) {
 #endif
 #ifdef SMI_VALGRIND
     if (smi_on_valgrind) (void)VALGRIND_MAKE_MEM_DEFINED(at, size);
+#endif
+    (void)at, (void)size;
+}
+/* Part of a block of the library's is the program's now, its contents undefined. */
+SMI_FOR_LAYERS void smi_watch_fresh(const void *at, size_t size) {
+#ifdef SMI_ASAN
+    __asan_unpoison_memory_region((void const volatile *)at, size);
+#endif
+#ifdef SMI_VALGRIND
+    if (smi_on_valgrind) (void)VALGRIND_MAKE_MEM_UNDEFINED(at, size);
 #endif
     (void)at, (void)size;
 }
@@ -1553,11 +2196,14 @@ typedef struct smi_budget {
     smi_u64 held, peak, limit, reserved;
 } smi_budget;
 
-typedef struct smi_cleanup {
-    struct smi_cleanup *next;
-    void (*fn)(void *ctx);
-    void *ctx;
-} smi_cleanup;
+struct smi_object_kind;
+/* What a layer made from a heap: see smi_object_create. First member of its structure. */
+typedef struct smi_object {
+    struct smi_object *older, *newer; /* of the same domain */
+    const struct smi_object_kind *kind;
+    struct sagemem_heap *domain; /* the scope or heap that it belongs to, takes from and ends with; smi_process: it has ended */
+    const char *name;            /* in messages and reports; interned, or NULL */
+} smi_object;
 
 typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
 
@@ -1612,7 +2258,8 @@ struct sagemem_heap {
     uint64_t scopes_begun;
     struct sagemem_heap *ended, *unused; /* heap: the scope that ended last; scope structures to reuse */
     uint64_t began_ns, duration_ns;
-    smi_cleanup *cleanups;
+    smi_object *objects; /* newest first */
+    smi_u64 mapped;      /* heap: bytes of mapped files */
     void *quarantine_first, *quarantine_last;
     size_t quarantine_bytes;
     void *system_blocks;
@@ -4413,9 +5060,9 @@ static void smi_fail_for(size_t size, sagemem_tag tag) {
                  sagemem_tag_name(tag));
 }
 
-/* Everything that the short paths do not do. */
-SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool zero,
-                                  const char *call) {
+/* Everything that the short paths do not do. The block comes from domain `into` of the heap, NULL: its innermost scope. */
+SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t alignment, size_t size, sagemem_tag tag,
+                                  smi_site site, bool zero, const char *call) {
     if (SMI_UNLIKELY(tag > SAGEMEM_TAG_MAX)) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
                  tag, SAGEMEM_TAG_USER_MAX);
@@ -4426,7 +5073,7 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, size_t alignment, size_t s
         if (entered == NULL) return NULL;
         bool zeroed, abort_on_nomem = (entered->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0;
         zero |= (entered->flags & SAGEMEM_HEAP_ZERO) != 0;
-        smi_domain *d = entered->top;
+        smi_domain *d = into != NULL ? into : entered->top;
         void *block = smi_domain_alloc(d, alignment, size, tag, site, &zeroed, call);
         if (block != NULL && zero && !zeroed)
             memset(block, 0, (entered->flags & SAGEMEM_HEAP_ZERO) != 0 ? sagemem_size(block) : size);
@@ -4486,7 +5133,7 @@ SMI_INLINE void *smi_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag, smi
     void *block = smi_alloc_fast(heap, size, tag);
     if (SMI_UNLIKELY(block == NULL)) {
         block = smi_alloc_bump(heap, size, tag);
-        if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, 16, size, tag, site, zero, call);
+        if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, NULL, 16, size, tag, site, zero, call);
     }
     if (zero) memset(block, 0, size);
     return block;
@@ -4586,7 +5233,121 @@ SMI_INLINE void smi_free(void *block, smi_site site, const char *call) {
     if (SMI_UNLIKELY(page->freed == page->trigger)) smi_slab_event(page->domain, page);
 }
 
+/* -- Objects: what the layers below make from a heap. Each belongs to the scope that is open when it is made, or to the
+ *    heap; all it ever takes comes from there; and it ends with it, newest first. A deferred clean-up is one, too. The
+ *    structures lie in the library's own memory, which stays readable: a call on an object that has ended finds it so. */
+
+typedef struct smi_object_kind {
+    const char *name;                   /* "pool" */
+    size_t size;                        /* of the structure that begins with an smi_object */
+    void (*end_fn)(smi_object *object); /* gives back all that the object has, but its structure; runs once */
+    size_t (*check_fn)(const smi_object *object, const char *call); /* walks it: the number damaged, each logged; or NULL */
+} smi_object_kind;
+
+static const smi_site smi_nowhere = {NULL, 0};
+
+/* A zeroed structure of that kind, in the list of the heap's innermost scope. NULL: the error is set. Leaves a shared heap
+ * locked, as smi_object_enter does: smi_object_leave. */
+static smi_object *smi_object_create(sagemem_heap *heap, const smi_object_kind *kind, const char *name, const char *call) {
+    smi_domain *h = smi_enter(heap, call);
+    if (h == NULL) return NULL;
+    smi_domain *d = h->top;
+    SMI_ASSUME(d != NULL);
+    const char *interned = name != NULL && name[0] != '\0' ? smi_intern(name) : NULL;
+    smi_object *o = NULL;
+    smi_mine.paying = &d->budget;
+    if (smi_os_fails()) smi_fail_system(call, kind->size);
+    else if (name == NULL || name[0] == '\0' || interned != NULL) o = (smi_object *)smi_meta_alloc(kind->size);
+    smi_mine.paying = NULL;
+    if (o == NULL) {
+        smi_leave(h);
+        return NULL;
+    }
+    o->kind = kind;
+    o->name = interned;
+    o->domain = d;
+    o->older = d->objects;
+    if (o->older != NULL) o->older->newer = o;
+    d->objects = o;
+    return o;
+}
+
+/* The object is as its heap's owner left it, and the calling thread may use it now; a shared heap is locked. False: the
+ * fault handler was called. */
+SMI_FOR_LAYERS bool smi_object_enter(const void *object, const smi_object_kind *kind, const char *call) {
+    const smi_object *o = (const smi_object *)object;
+    const smi_page *page = smi_lookup(o);
+    if (page == NULL || page->kind != SMI_META || ((uintptr_t)o & 63) != 0 || o->kind != kind) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call, "%p is no %s; pass what the call that makes one returned", object,
+                  kind->name);
+        return false;
+    }
+    smi_domain *heap = o->domain->base;
+    if (heap == &smi_process) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "the %s%s%s has ended, or the scope or heap that it was made in",
+                  kind->name, o->name != NULL ? " " : "", o->name != NULL ? o->name : "");
+        return false;
+    }
+    uintptr_t owner = SMI_LOAD(&heap->owner);
+    if (SMI_LIKELY(owner == smi_self())) return true;
+    if (owner != SMI_ANY) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
+                  "the %s%s%s belongs to heap '%s' of another thread; use one of this thread, or hand the heap over with "
+                  "sagemem_heap_adopt",
+                  kind->name, o->name != NULL ? " " : "", o->name != NULL ? o->name : "", heap->name);
+        return false;
+    }
+    smi_use_begin(heap);
+    return true;
+}
+static void smi_object_leave(const smi_object *o) { smi_leave(o->domain->base); }
+
+/* Ends an object of the calling thread: it gives back what it has, and so does its list. Not in between enter and leave. */
+static void smi_object_end(smi_object *o) {
+    smi_domain *d = o->domain;
+    if (o->newer != NULL) o->newer->older = o->older;
+    else d->objects = o->older;
+    if (o->older != NULL) o->older->newer = o->newer;
+    o->kind->end_fn(o);
+    o->domain = &smi_process;
+    smi_meta_free(o, o->kind->size);
+}
+
+/* All of a domain. What an end_fn makes there ends as well. */
+static void smi_objects_end(smi_domain *d) {
+    while (d->objects != NULL) smi_object_end(d->objects);
+}
+
+/* A block for the object, from its own domain, whatever scope is open. Freed by smi_free, resized by smi_realloc. */
+SMI_FOR_LAYERS void *smi_object_alloc(const smi_object *o, size_t alignment, size_t size, sagemem_tag tag, bool zero,
+                                      const char *call) {
+    return smi_alloc_slow(o->domain->base, o->domain, alignment, size, tag, smi_nowhere, zero, call);
+}
+
+static size_t smi_objects_check(const smi_domain *d, const char *call) {
+    size_t damaged = 0;
+    for (const smi_object *o = d->objects; o != NULL; o = o->older)
+        if (o->kind->check_fn != NULL) damaged += o->kind->check_fn(o, call);
+    return damaged;
+}
+
+/* Bytes of mapped files, for the statistics of the object's heap. Any thread may read; the owner writes. */
+SMI_FOR_LAYERS void smi_object_mapped(const smi_object *o, uint64_t now, uint64_t before) {
+    SMI_ADD(&o->domain->base->mapped, now - before);
+}
+
 /* -- Scopes ------------------------------------------------------------------------------------------------------ */
+
+typedef struct smi_cleanup {
+    smi_object object;
+    void (*fn)(void *ctx);
+    void *ctx;
+} smi_cleanup;
+static void smi_cleanup_end(smi_object *o) {
+    smi_cleanup *c = (smi_cleanup *)o;
+    c->fn(c->ctx);
+}
+static const smi_object_kind smi_cleanup_kind = {"clean-up", sizeof(smi_cleanup), smi_cleanup_end, NULL};
 
 /* What is reported and checked of all live blocks of a domain. `visit` sees a ref whose block is at `block`. */
 typedef void (*smi_visit_fn)(void *ctx, const smi_ref *ref, void *block);
@@ -4684,15 +5445,6 @@ static void smi_visit_domain(smi_domain *d, smi_visit_fn visit, void *ctx) {
 
 static size_t smi_domain_check(smi_domain *d, const char *call);
 
-static void smi_scope_cleanups(smi_domain *scope) {
-    while (scope->cleanups != NULL) {
-        smi_cleanup *c = scope->cleanups, now = *c;
-        scope->cleanups = now.next;
-        smi_meta_free(c, sizeof *c);
-        now.fn(now.ctx);
-    }
-}
-
 static void smi_forget_visit(void *ctx, const smi_ref *ref, void *block) {
     (void)ctx;
     if (ref->system == NULL) smi_watch_free(block, ref->size);
@@ -4762,7 +5514,7 @@ static void smi_domain_dispose(smi_domain *d);
 static sagemem_status smi_scope_end(smi_domain *heap) {
     sagemem_status status = SAGEMEM_OK;
     smi_domain *scope = heap->top;
-    smi_scope_cleanups(scope);
+    smi_objects_end(scope);
     smi_collect(heap);
     if (smi_checked(scope) && smi_domain_check(scope, "sagemem_scope_end") > 0) status = SAGEMEM_E_CORRUPT;
     scope->ending = true;
@@ -4863,13 +5615,11 @@ SAGEMEM_API sagemem_status sagemem_scope_defer(sagemem_heap *heap, void (*cleanu
     smi_cleanup *c = NULL;
     if (h->top == h)
         status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no scope is open in heap '%s'; call sagemem_scope_begin first", h->name);
-    else if (smi_os_fails()) status = smi_fail_system(call, sizeof *c);
-    else if ((c = (smi_cleanup *)smi_meta_alloc(sizeof *c)) == NULL) status = smi_mine.error.status;
+    else if ((c = (smi_cleanup *)smi_object_create(h, &smi_cleanup_kind, NULL, call)) == NULL) status = smi_mine.error.status;
     if (c != NULL) {
         c->fn = cleanup;
         c->ctx = ctx;
-        c->next = h->top->cleanups;
-        h->top->cleanups = c;
+        smi_object_leave(&c->object);
     }
     smi_leave(h);
     return status;
@@ -5117,6 +5867,7 @@ static void smi_record_clear(smi_domain *h, smi_record *r, smi_page **out) {
 /* Everything in a heap goes: scopes with their clean-ups, blocks, pages. Its totals stay. */
 static void smi_heap_clear(smi_domain *h) {
     while (h->top != h) smi_scope_end(h);
+    smi_objects_end(h);
     smi_collect(h);
     if (smi_checked(h)) smi_domain_check(h, h->ending ? "sagemem_heap_destroy" : "sagemem_heap_reset");
     smi_lock_take(&h->lock);
@@ -5210,6 +5961,7 @@ SAGEMEM_API void sagemem_heap_destroy(sagemem_heap *heap) {
         return;
     }
     while (h->top != h) smi_scope_end(h);
+    smi_objects_end(h);
     smi_leave(h);
     if (h == smi_mine.heap) smi_mine.heap = NULL;
     h->ending = true;
@@ -5266,7 +6018,7 @@ static void smi_thread_ends(void) {
         while (h != NULL && SMI_LOAD(&h->owner) != smi_self()) h = smi_heap_after(&smi_process, h);
         smi_lock_give(&smi_registry_lock);
         if (h == NULL) break;
-        for (smi_domain *s = h->top; s != h; s = s->outer) smi_scope_cleanups(s);
+        for (smi_domain *s = h->top; s != h; s = s->outer) smi_objects_end(s);
         smi_lock_take(&smi_registry_lock);
         smi_lock_take(&h->lock);
         if (h->inner != NULL) {
@@ -5435,12 +6187,10 @@ static size_t smi_domain_check(smi_domain *d, const char *call) {
     for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&d->group[g]) != NULL && i < SMI_GROUP; i++)
             for (smi_page *page = d->group[g]->record[i].slabs; page != NULL; page = page->domain_next) smi_check_slab(&c, page);
-    return c.damaged;
+    return c.damaged + smi_objects_check(d, call);
 }
 
 /* -- The calls for blocks ---------------------------------------------------------------------------------------- */
-
-static const smi_site smi_nowhere = {NULL, 0};
 
 SAGEMEM_API void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     return smi_alloc(heap, size, tag, smi_nowhere, false, "sagemem_alloc");
@@ -5482,7 +6232,7 @@ SAGEMEM_API void *sagemem_aligned_alloc(sagemem_heap *heap, size_t alignment, si
                  alignment);
         return NULL;
     }
-    return smi_alloc_slow(heap, alignment < 16 ? 16 : alignment, size, tag, smi_nowhere, false, call);
+    return smi_alloc_slow(heap, NULL, alignment < 16 ? 16 : alignment, size, tag, smi_nowhere, false, call);
 }
 
 SAGEMEM_API void *sagemem_memdup(sagemem_heap *heap, const void *data, size_t size, sagemem_tag tag) {
@@ -5582,13 +6332,14 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
     for (uint32_t step = 0;;) {
         smi_page *page = smi_lookup(block);
         smi_domain *heap = page != NULL && page->kind >= SMI_SLAB && page->kind <= SMI_HUGE ? page->domain->base : NULL;
-        bool shared = heap != NULL && SMI_LOAD(&heap->owner) == SMI_ANY;
-        if (shared) smi_use_begin(heap);
+        smi_domain *shared = heap != NULL && SMI_LOAD(&heap->owner) == SMI_ANY ? heap : NULL; /* kept: the page may go */
+        if (shared != NULL) smi_use_begin(shared);
         smi_ref ref;
         void *result = NULL;
         if (smi_resolve_or_fault(block, &ref, call) == SAGEMEM_OK) {
             heap = ref.domain->base;
-            if (!shared && SMI_LOAD(&heap->owner) != smi_self() && !(ref.system != NULL && SMI_LOAD(&heap->owner) == SMI_ANY)) {
+            if (shared == NULL && SMI_LOAD(&heap->owner) != smi_self() &&
+                !(ref.system != NULL && SMI_LOAD(&heap->owner) == SMI_ANY)) {
                 smi_heap_wrong(heap, call);
                 return NULL;
             }
@@ -5614,7 +6365,7 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
         } else {
             heap = NULL;
         }
-        if (shared) smi_use_end(page->domain->base);
+        if (shared != NULL) smi_use_end(shared);
         if (result != NULL || heap == NULL || !smi_reclaim(heap, &step, size)) {
             if (result == NULL && heap != NULL && (heap->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0 &&
                 smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
@@ -5845,7 +6596,7 @@ SAGEMEM_API void *sagemem_move(sagemem_heap *to, void *block) {
         smi_heap_wrong(ref.domain->base, call);
         return NULL;
     }
-    void *fresh = smi_alloc_slow(to, 16, ref.size, ref.tag, site, false, call);
+    void *fresh = smi_alloc_slow(to, NULL, 16, ref.size, ref.tag, site, false, call);
     if (fresh == NULL) return NULL;
     memcpy(fresh, block, ref.size);
     sagemem_free(block);
@@ -5902,6 +6653,7 @@ static uint64_t smi_overhead(smi_domain *h) {
 static void smi_count_scopes(smi_domain *h, sagemem_heap_stats *out) {
     out->scopes += SMI_LOAD(&h->scopes);
     out->huge_page_bytes += SMI_LOAD(&h->huge_page_bytes);
+    out->mapped += SMI_LOAD(&h->mapped);
     for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_count_scopes(c, out);
 }
 
@@ -6214,7 +6966,8 @@ static void smi_pressure_look(void) {
     if (due) smi_watch_look();
 }
 
-static void smi_watch_main(void) {
+static void smi_watch_main(void *unused) {
+    (void)unused;
     while (!__atomic_load_n(&smi_watch_stop, __ATOMIC_ACQUIRE)) {
         smi_watch_look();
         for (uint32_t waited = 0; waited < smi_watch_interval && !__atomic_load_n(&smi_watch_stop, __ATOMIC_ACQUIRE);) {
@@ -6236,7 +6989,7 @@ SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double
                         critical_percent);
     if (smi_watch_thread_runs) {
         __atomic_store_n(&smi_watch_stop, true, __ATOMIC_RELEASE);
-        smi_os_thread_join(smi_watch_thread);
+        smi_os_thread_join(&smi_watch_thread);
         smi_watch_thread_runs = false;
     }
     smi_lock_take(&smi_registry_lock);
@@ -6253,7 +7006,7 @@ SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double
     smi_lock_give(&smi_registry_lock);
     if (changed_fn == NULL || interval_ms == 0) return SAGEMEM_OK;
     __atomic_store_n(&smi_watch_stop, false, __ATOMIC_RELEASE);
-    smi_watch_thread_runs = smi_os_thread_start(&smi_watch_thread, smi_watch_main);
+    smi_watch_thread_runs = smi_os_thread_start(&smi_watch_thread, smi_watch_main, NULL);
     if (smi_watch_thread_runs) return SAGEMEM_OK;
     smi_watch_fn = NULL;
     return smi_fail(SAGEMEM_E_NOMEM, smi_os_error(), call, "no thread could be started; use interval_ms 0");
@@ -6544,6 +7297,48 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
     if (points != NULL) *points = at - 1;
     return status;
 }
+
+/* ==========================================================================
+ * >>pool  Blocks of equal places with a bitmap each; buffers of many sizes.
+ * ========================================================================== */
+#if SAGEMEM_WITH_POOL
+
+#endif /* SAGEMEM_WITH_POOL */
+
+/* ==========================================================================
+ * >>arena  Chunks that are only ever filled from the front.
+ * ========================================================================== */
+#if SAGEMEM_WITH_ARENA
+
+#endif /* SAGEMEM_WITH_ARENA */
+
+/* ==========================================================================
+ * >>array  Blocks that grow by a factor, blocks with addresses set aside, columns.
+ * ========================================================================== */
+#if SAGEMEM_WITH_ARRAY
+
+#endif /* SAGEMEM_WITH_ARRAY */
+
+/* ==========================================================================
+ * >>slice  Owners with a count and a serial number.
+ * ========================================================================== */
+#if SAGEMEM_WITH_SLICE
+
+#endif /* SAGEMEM_WITH_SLICE */
+
+/* ==========================================================================
+ * >>map  Mapped, or read into a block: the same bytes.
+ * ========================================================================== */
+#if SAGEMEM_WITH_MAP
+
+#endif /* SAGEMEM_WITH_MAP */
+
+/* ==========================================================================
+ * >>io  Writer and reader.
+ * ========================================================================== */
+#if SAGEMEM_WITH_IO
+
+#endif /* SAGEMEM_WITH_IO */
 
 /* ==========================================================================
  * >>report  One look at the counters, as text, as one line, as JSON.
@@ -6929,6 +7724,7 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
 #undef SMI_LOCK_INIT
 #undef SMI_MAP_ANONYMOUS
 #undef SMI_MAP_NORESERVE
+#undef SMI_FOR_LAYERS
 #undef SMI_NOINLINE
 #undef SMI_PEEKS
 #undef SMI_STORE
