@@ -10,7 +10,7 @@
 #   tests/public_*.c  cmocka programs that use the public interface only
 #   tests/X_test.sh   called with BUILD/X (a program or a directory, if there is one of the name) and the data directory
 #   tests/caught/*.c  programs that must die, built as BUILD/caught/NAME for tests/caught_test.sh
-#   examples/*.c      compiled and run; the output is compared if the first comment tells it
+#   examples/*.c, examples/recipes/*.c  compiled and run; the output is compared if the first comment tells it
 #
 # Where everything is slower (sanitizers, Valgrind), SAGEMEM_TEST_SLOW is in the environment: a test may then do less.
 # Random tests print their seed; SAGEMEM_SEED in the environment sets another.
@@ -36,9 +36,10 @@ PROGRAMS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/*_test.c tests/public
 SHELLS   := $(sort $(patsubst tests/%,%,$(wildcard tests/*_test.sh)))
 CAUGHT   := $(sort $(patsubst tests/caught/%.c,%,$(wildcard tests/caught/*.c)))
 EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
+RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes/*.c)))
 FOREST   := $(sort $(wildcard examples/forest/*.c))
 
-TESTS            = $(PROGRAMS) $(SHELLS) $(addprefix example-,$(EXAMPLES)) $(if $(FOREST),forest)
+TESTS            = $(PROGRAMS) $(SHELLS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
 VALGRIND_EXCLUDE =
 VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS))
@@ -87,7 +88,7 @@ clean: ## removes everything that was built
 
 # Other flags or another compiler: everything is built again.
 $(BUILD)/flags: FORCE
-	@mkdir -p $(BUILD)/tests $(BUILD)/caught $(BUILD)/examples
+	@mkdir -p $(BUILD)/tests $(BUILD)/caught $(BUILD)/examples $(BUILD)/recipes
 	@[ "$$(cat $@ 2>/dev/null)" = '$(CC) $(flags)' ] || echo '$(CC) $(flags)' > $@
 
 $(BUILD)/implementation.o: tests/implementation.c sagemem.h $(BUILD)/flags
@@ -105,6 +106,9 @@ $(BUILD)/caught/%: tests/caught/%.c $(BUILD)/implementation.o $(BUILD)/flags
 $(BUILD)/examples/%: examples/%.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -o $@ $< $(call library,$<) -lm
 
+$(BUILD)/recipes/%: examples/recipes/%.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -o $@ $< $(call library,$<) -lm
+
 $(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call library,$(FOREST)) $(BUILD)/flags
 	@$(if $(FOREST),,echo 'examples/forest has no .c files' >&2; exit 1)
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(FOREST) $(call library,$(FOREST)) -lm
@@ -119,7 +123,8 @@ $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 run_programs = $(addprefix run-,$(PROGRAMS))
 run_shells   = $(addprefix run-,$(SHELLS))
 run_examples = $(addprefix run-example-,$(EXAMPLES))
-.PHONY: $(run_programs) $(run_shells) $(run_examples) run-forest
+run_recipes  = $(addprefix run-recipe-,$(RECIPES))
+.PHONY: $(run_programs) $(run_shells) $(run_examples) $(run_recipes) run-forest
 
 $(run_programs): run-%: $(BUILD)/tests/%
 	@sh tests/run.sh $(RESULTS) $* $(RUNNER) $<
@@ -130,6 +135,9 @@ $(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/i
 
 $(run_examples): run-example-%: examples/%.c $(BUILD)/examples/%
 	@sh tests/run.sh $(RESULTS) example-$* sh tests/example.sh $^
+
+$(run_recipes): run-recipe-%: examples/recipes/%.c $(BUILD)/recipes/%
+	@sh tests/run.sh $(RESULTS) recipe-$* sh tests/example.sh $^
 
 run-forest: $(BUILD)/forest
 	@mkdir -p $(BUILD)/demo

@@ -129,9 +129,13 @@
  *     _desc. C11 or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11
  *     include this header before system headers, or an #error says so.
  *
- * POOLS AND RECYCLERS
+ * POOLS
  *
- *     (to be written: >>pool)
+ *     (to be written: pools)
+ *
+ * RECYCLERS
+ *
+ *     (to be written: recyclers)
  *
  * ARENAS
  *
@@ -7303,6 +7307,10 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * ========================================================================== */
 #if SAGEMEM_WITH_POOL
 
+/* -- Pools ------------------------------------------------------------------------------------------------------- */
+
+/* -- Recyclers --------------------------------------------------------------------------------------------------- */
+
 #endif /* SAGEMEM_WITH_POOL */
 
 /* ==========================================================================
@@ -7316,6 +7324,10 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * >>array  Blocks that grow by a factor, blocks with addresses set aside, columns.
  * ========================================================================== */
 #if SAGEMEM_WITH_ARRAY
+
+/* -- Arrays ------------------------------------------------------------------------------------------------------ */
+
+/* -- Columns ----------------------------------------------------------------------------------------------------- */
 
 #endif /* SAGEMEM_WITH_ARRAY */
 
@@ -7337,6 +7349,10 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * >>io  Writer and reader.
  * ========================================================================== */
 #if SAGEMEM_WITH_IO
+
+/* -- Writers ----------------------------------------------------------------------------------------------------- */
+
+/* -- Readers ----------------------------------------------------------------------------------------------------- */
 
 #endif /* SAGEMEM_WITH_IO */
 
