@@ -1327,6 +1327,7 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 #define WIN32_LEAN_AND_MEAN
 #define SMI_UNDEF_LEAN
 #endif
+#include <io.h>
 #include <windows.h>
 #ifdef SMI_UNDEF_LEAN
 #undef WIN32_LEAN_AND_MEAN
@@ -1460,6 +1461,21 @@ static bool smi_os_fails(void) {
     errno = ENOMEM;
     return true;
 }
+
+/* What the file functions of both systems share. */
+enum { SMI_OS_IO_MAX = 1 << 30 }; /* bytes of one read or write: below every system's limit */
+typedef enum smi_os_open_mode {
+    SMI_OS_READ,
+    SMI_OS_UPDATE,  /* read and write a file that is there */
+    SMI_OS_WRITE,   /* write; made if it is not there, kept as it is if so */
+    SMI_OS_REPLACE, /* write; made or emptied */
+    SMI_OS_NEW      /* write; must not be there */
+} smi_os_open_mode;
+typedef struct smi_os_info {
+    uint64_t size, modified_ns, device, inode;
+    unsigned permissions;
+    bool regular, directory, seekable;
+} smi_os_info;
 
 #ifdef _WIN32
 static int smi_os_error(void) { return (int)GetLastError(); }
@@ -1630,6 +1646,152 @@ static void smi_os_huge_advise(void *pages, size_t size) { (void)pages, (void)si
 static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_policy policy) {
     (void)pages, (void)size, (void)node, (void)policy;
     return false;
+}
+
+/* -- Files: see the POSIX half for the contracts. -- */
+typedef HANDLE smi_os_handle;
+static uint32_t smi_os_forks; /* never */
+SMI_FOR_LAYERS smi_os_handle smi_os_no_handle(void) { return INVALID_HANDLE_VALUE; }
+SMI_FOR_LAYERS bool smi_os_file_fails(void) {
+    if (!smi_os_fails()) return false;
+    SetLastError(ERROR_IO_DEVICE);
+    return true;
+}
+SMI_FOR_LAYERS const char *smi_os_error_text(int error) {
+    static __thread char text[80];
+    DWORD n =
+        FormatMessageA(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, NULL, (DWORD)error, 0, text, sizeof text, NULL);
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r' || text[n - 1] == '.')) text[--n] = '\0';
+    return n > 0 ? text : "unknown error";
+}
+SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND; }
+SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ERROR_NOT_ENOUGH_MEMORY || error == ERROR_OUTOFMEMORY; }
+SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
+    static const DWORD access[] = {GENERIC_READ, GENERIC_READ | GENERIC_WRITE, GENERIC_READ | GENERIC_WRITE,
+                                   GENERIC_READ | GENERIC_WRITE, GENERIC_READ | GENERIC_WRITE};
+    static const DWORD create[] = {OPEN_EXISTING, OPEN_EXISTING, OPEN_ALWAYS, CREATE_ALWAYS, CREATE_NEW};
+    (void)permissions;
+    if (smi_os_file_fails()) return false;
+    *handle = CreateFileA(path, access[how], FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL, create[how],
+                          FILE_ATTRIBUTE_NORMAL, NULL);
+    return *handle != INVALID_HANDLE_VALUE;
+}
+SMI_FOR_LAYERS bool smi_os_duplicate(smi_os_handle *handle, int fd) {
+    HANDLE given = (HANDLE)_get_osfhandle(fd), self = GetCurrentProcess();
+    return !smi_os_file_fails() && given != INVALID_HANDLE_VALUE &&
+           DuplicateHandle(self, given, self, handle, 0, FALSE, DUPLICATE_SAME_ACCESS);
+}
+SMI_FOR_LAYERS bool smi_os_close(smi_os_handle handle) { return CloseHandle(handle) != 0; }
+SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info) {
+    memset(info, 0, sizeof *info);
+    if (smi_os_file_fails()) return false;
+    BY_HANDLE_FILE_INFORMATION found;
+    if (GetFileType(handle) != FILE_TYPE_DISK) return true;
+    if (!GetFileInformationByHandle(handle, &found)) return false;
+    info->directory = (found.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0;
+    info->regular = info->seekable = !info->directory;
+    info->permissions = 0666;
+    info->size = (uint64_t)found.nFileSizeHigh << 32 | found.nFileSizeLow;
+    info->modified_ns = ((uint64_t)found.ftLastWriteTime.dwHighDateTime << 32 | found.ftLastWriteTime.dwLowDateTime) * 100u;
+    info->device = found.dwVolumeSerialNumber;
+    info->inode = (uint64_t)found.nFileIndexHigh << 32 | found.nFileIndexLow;
+    return true;
+}
+static OVERLAPPED smi_os_at(uint64_t offset) {
+    OVERLAPPED at;
+    memset(&at, 0, sizeof at);
+    at.Offset = (DWORD)offset;
+    at.OffsetHigh = (DWORD)(offset >> 32);
+    return at;
+}
+SMI_FOR_LAYERS bool smi_os_read_at(smi_os_handle handle, void *to, size_t size, uint64_t offset, size_t *got) {
+    DWORD n = 0;
+    OVERLAPPED at = smi_os_at(offset);
+    *got = 0;
+    if (smi_os_file_fails()) return false;
+    bool ok =
+        ReadFile(handle, to, (DWORD)(size < SMI_OS_IO_MAX ? size : SMI_OS_IO_MAX), &n, &at) || GetLastError() == ERROR_HANDLE_EOF;
+    *got = n;
+    return ok;
+}
+SMI_FOR_LAYERS bool smi_os_read(smi_os_handle handle, void *to, size_t size, size_t *got) {
+    DWORD n = 0;
+    *got = 0;
+    if (smi_os_file_fails()) return false;
+    bool ok =
+        ReadFile(handle, to, (DWORD)(size < SMI_OS_IO_MAX ? size : SMI_OS_IO_MAX), &n, NULL) || GetLastError() == ERROR_BROKEN_PIPE;
+    *got = n;
+    return ok;
+}
+SMI_FOR_LAYERS bool smi_os_write_at(smi_os_handle handle, const void *data, size_t size, uint64_t offset, size_t *put) {
+    DWORD n = 0;
+    OVERLAPPED at = smi_os_at(offset);
+    *put = 0;
+    bool ok = !smi_os_file_fails() && WriteFile(handle, data, (DWORD)(size < SMI_OS_IO_MAX ? size : SMI_OS_IO_MAX), &n, &at);
+    *put = n;
+    return ok;
+}
+SMI_FOR_LAYERS bool smi_os_write(smi_os_handle handle, const void *data, size_t size, size_t *put) {
+    DWORD n = 0;
+    *put = 0;
+    bool ok = !smi_os_file_fails() && WriteFile(handle, data, (DWORD)(size < SMI_OS_IO_MAX ? size : SMI_OS_IO_MAX), &n, NULL);
+    *put = n;
+    return ok;
+}
+SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle) { return !smi_os_file_fails() && FlushFileBuffers(handle); }
+SMI_FOR_LAYERS bool smi_os_sync_directory_of(const char *path) {
+    (void)path; /* names are durable with the volume's journal here */
+    return !smi_os_file_fails();
+}
+SMI_FOR_LAYERS bool smi_os_truncate(smi_os_handle handle, uint64_t size) {
+    LARGE_INTEGER at;
+    at.QuadPart = (LONGLONG)size;
+    return !smi_os_file_fails() && SetFilePointerEx(handle, at, NULL, FILE_BEGIN) && SetEndOfFile(handle);
+}
+SMI_FOR_LAYERS bool smi_os_rename(const char *from, const char *to) {
+    return !smi_os_file_fails() && MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING);
+}
+SMI_FOR_LAYERS void smi_os_unlink(const char *path) { DeleteFileA(path); }
+SMI_FOR_LAYERS bool smi_os_real_path(const char *path, char *real, size_t size) {
+    DWORD n = GetFullPathNameA(path, (DWORD)size, real, NULL);
+    return n > 0 && n < size;
+}
+SMI_FOR_LAYERS unsigned smi_os_process_id(void) { return (unsigned)GetCurrentProcessId(); }
+SMI_FOR_LAYERS bool smi_os_process_lives(unsigned id) {
+    HANDLE process = OpenProcess(SYNCHRONIZE, FALSE, id);
+    bool lives = process != NULL && WaitForSingleObject(process, 0) == WAIT_TIMEOUT;
+    if (process != NULL) CloseHandle(process);
+    return lives;
+}
+SMI_FOR_LAYERS size_t smi_os_map_unit(void) {
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwAllocationGranularity;
+}
+SMI_FOR_LAYERS void *smi_os_map_file(smi_os_handle handle, uint64_t offset, size_t size, sagemem_map_mode mode, bool populate) {
+    static const DWORD protect[] = {PAGE_READONLY, PAGE_WRITECOPY, PAGE_READWRITE};
+    static const DWORD access[] = {FILE_MAP_READ, FILE_MAP_COPY, FILE_MAP_WRITE};
+    (void)populate;
+    if (smi_os_file_fails()) return NULL;
+    HANDLE mapping = CreateFileMappingA(handle, NULL, protect[mode], 0, 0, NULL);
+    if (mapping == NULL) return NULL;
+    void *at = MapViewOfFile(mapping, access[mode], (DWORD)(offset >> 32), (DWORD)offset, size);
+    CloseHandle(mapping); /* the view keeps it */
+    return at;
+}
+SMI_FOR_LAYERS void smi_os_unmap_file(void *at, size_t size) {
+    (void)size;
+    UnmapViewOfFile(at);
+}
+SMI_FOR_LAYERS bool smi_os_flush_map(smi_os_handle handle, void *at, size_t size) {
+    return !smi_os_file_fails() && FlushViewOfFile(at, size) && FlushFileBuffers(handle);
+}
+SMI_FOR_LAYERS void smi_os_advise_access(void *at, size_t size, sagemem_map_access access) { (void)at, (void)size, (void)access; }
+SMI_FOR_LAYERS void smi_os_will_need(smi_os_handle handle, void *at, uint64_t offset, size_t size) {
+    (void)handle, (void)at, (void)offset, (void)size;
+}
+SMI_FOR_LAYERS bool smi_os_copy_guarded(void *to, const void *from, size_t size, size_t *done) {
+    return ReadProcessMemory(GetCurrentProcess(), from, to, size, (SIZE_T *)done) != 0;
 }
 
 #else /* POSIX */
@@ -1890,6 +2052,214 @@ static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_po
     return syscall(SYS_mbind, pages, size, modes[policy], mask, 1025L, 0L) == 0;
 #else
     (void)pages, (void)size, (void)node, (void)policy;
+    return false;
+#endif
+}
+
+/* -- Files. A handle is the library's own: what the caller gave is duplicated. A call is one system call, repeated where a
+ *    signal interrupted it, and moves at most SMI_OS_IO_MAX bytes; false: smi_os_error() says why. Positions are absolute. */
+typedef int smi_os_handle;
+static uint32_t
+    smi_os_forks; /* how many forks lie between this process and the first: what an object opened before is the parent's */
+SMI_FOR_LAYERS smi_os_handle smi_os_no_handle(void) { return -1; }
+SMI_FOR_LAYERS bool smi_os_file_fails(void) {
+    if (!smi_os_fails()) return false;
+    errno = EIO;
+    return true;
+}
+SMI_FOR_LAYERS const char *smi_os_error_text(int error) { return strerror(error); }
+SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ENOENT || error == ENOTDIR; }
+SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ENOMEM; }
+SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
+    static const int flags[] = {O_RDONLY, O_RDWR, O_WRONLY | O_CREAT, O_WRONLY | O_CREAT | O_TRUNC, O_WRONLY | O_CREAT | O_EXCL};
+    if (smi_os_file_fails()) return false;
+    do *handle = open(path, flags[how] | O_CLOEXEC, (mode_t)permissions);
+    while (*handle < 0 && errno == EINTR);
+    return *handle >= 0;
+}
+SMI_FOR_LAYERS bool smi_os_duplicate(smi_os_handle *handle, int fd) {
+    if (smi_os_file_fails()) return false;
+    *handle = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return *handle >= 0;
+}
+/* False: what was written may not have arrived (some network file systems). The handle is gone in any case. */
+SMI_FOR_LAYERS bool smi_os_close(smi_os_handle handle) { return close(handle) == 0 || errno == EINTR; }
+SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info) {
+    struct stat found;
+    memset(info, 0, sizeof *info);
+    if (smi_os_file_fails() || fstat(handle, &found) != 0) return false;
+    info->regular = S_ISREG(found.st_mode);
+    info->directory = S_ISDIR(found.st_mode);
+    info->seekable = lseek(handle, 0, SEEK_CUR) >= 0;
+    info->permissions = (unsigned)found.st_mode & 07777u;
+    info->size = (uint64_t)found.st_size;
+#ifdef __APPLE__
+    info->modified_ns = (uint64_t)found.st_mtimespec.tv_sec * 1000000000u + (uint64_t)found.st_mtimespec.tv_nsec;
+#else
+    info->modified_ns = (uint64_t)found.st_mtim.tv_sec * 1000000000u + (uint64_t)found.st_mtim.tv_nsec;
+#endif
+    info->device = (uint64_t)found.st_dev;
+    info->inode = (uint64_t)found.st_ino;
+    return true;
+}
+/* On 32-bit systems without _FILE_OFFSET_BITS 64 files end at 2 GiB. */
+static bool smi_os_offset(uint64_t offset, size_t size, off_t *out) {
+    *out = (off_t)offset;
+    if (*out >= 0 && (uint64_t)*out == offset && offset + size >= offset && (off_t)(offset + size) >= 0) return true;
+    errno = EOVERFLOW;
+    return false;
+}
+/* *got is 0 at the end of the file. */
+SMI_FOR_LAYERS bool smi_os_read_at(smi_os_handle handle, void *to, size_t size, uint64_t offset, size_t *got) {
+    *got = 0;
+    off_t at;
+    if (size > SMI_OS_IO_MAX) size = SMI_OS_IO_MAX;
+    if (smi_os_file_fails() || !smi_os_offset(offset, size, &at)) return false;
+    ssize_t n;
+    do n = pread(handle, to, size, at);
+    while (n < 0 && errno == EINTR);
+    if (n > 0) *got = (size_t)n;
+    return n >= 0;
+}
+SMI_FOR_LAYERS bool smi_os_read(smi_os_handle handle, void *to, size_t size, size_t *got) {
+    *got = 0;
+    if (size > SMI_OS_IO_MAX) size = SMI_OS_IO_MAX;
+    if (smi_os_file_fails()) return false;
+    ssize_t n;
+    do n = read(handle, to, size);
+    while (n < 0 && errno == EINTR);
+    if (n > 0) *got = (size_t)n;
+    return n >= 0;
+}
+/* *put may be less than size: the caller goes on behind it, and meets the reason. */
+SMI_FOR_LAYERS bool smi_os_write_at(smi_os_handle handle, const void *data, size_t size, uint64_t offset, size_t *put) {
+    *put = 0;
+    off_t at;
+    if (size > SMI_OS_IO_MAX) size = SMI_OS_IO_MAX;
+    if (smi_os_file_fails() || !smi_os_offset(offset, size, &at)) return false;
+    ssize_t n;
+    do n = pwrite(handle, data, size, at);
+    while (n < 0 && errno == EINTR);
+    if (n > 0) *put = (size_t)n;
+    return n >= 0;
+}
+SMI_FOR_LAYERS bool smi_os_write(smi_os_handle handle, const void *data, size_t size, size_t *put) {
+    *put = 0;
+    if (size > SMI_OS_IO_MAX) size = SMI_OS_IO_MAX;
+    if (smi_os_file_fails()) return false;
+    ssize_t n;
+    do n = write(handle, data, size);
+    while (n < 0 && errno == EINTR);
+    if (n > 0) *put = (size_t)n;
+    return n >= 0;
+}
+SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle) {
+    if (smi_os_file_fails()) return false;
+#ifdef __APPLE__
+    if (fcntl(handle, F_FULLFSYNC) == 0) return true; /* fsync stops at the drive's cache there */
+#endif
+    int failed;
+    do failed = fsync(handle);
+    while (failed != 0 && errno == EINTR);
+    return failed == 0;
+}
+/* After a rename: the directory that `path` is in. */
+SMI_FOR_LAYERS bool smi_os_sync_directory_of(const char *path) {
+    char directory[4096];
+    const char *slash = strrchr(path, '/');
+    size_t length = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    if (length >= sizeof directory) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    memcpy(directory, path, length);
+    if (length == 0) directory[length++] = '.';
+    directory[length] = '\0';
+    smi_os_handle handle;
+    if (!smi_os_open(&handle, directory, SMI_OS_READ, 0)) return false;
+    bool ok = smi_os_sync(handle);
+    int reason = errno;
+    close(handle);
+    errno = reason;
+    return ok;
+}
+SMI_FOR_LAYERS bool smi_os_truncate(smi_os_handle handle, uint64_t size) {
+    off_t at;
+    if (smi_os_file_fails() || !smi_os_offset(size, 0, &at)) return false;
+    int failed;
+    do failed = ftruncate(handle, at);
+    while (failed != 0 && errno == EINTR);
+    return failed == 0;
+}
+SMI_FOR_LAYERS bool smi_os_rename(const char *from, const char *to) { return !smi_os_file_fails() && rename(from, to) == 0; }
+SMI_FOR_LAYERS void smi_os_unlink(const char *path) { unlink(path); }
+/* The path without symbolic links, of a file that is there. */
+SMI_FOR_LAYERS bool smi_os_real_path(const char *path, char *real, size_t size) {
+    char *found = realpath(path, NULL);
+    bool fits = found != NULL && strlen(found) < size;
+    if (fits) memcpy(real, found, strlen(found) + 1);
+    else if (found != NULL) errno = ENAMETOOLONG;
+    free(found);
+    return fits;
+}
+SMI_FOR_LAYERS unsigned smi_os_process_id(void) { return (unsigned)getpid(); }
+SMI_FOR_LAYERS bool smi_os_process_lives(unsigned id) { return kill((pid_t)id, 0) == 0 || errno != ESRCH; }
+
+/* What the offset of a mapping must be a multiple of. */
+SMI_FOR_LAYERS size_t smi_os_map_unit(void) { return smi_os_page_size(); }
+SMI_FOR_LAYERS void *smi_os_map_file(smi_os_handle handle, uint64_t offset, size_t size, sagemem_map_mode mode, bool populate) {
+    off_t from;
+    if (smi_os_file_fails() || !smi_os_offset(offset, size, &from)) return NULL;
+    int flags = mode == SAGEMEM_MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED;
+#ifdef MAP_POPULATE
+    if (populate) flags |= MAP_POPULATE;
+#endif
+    (void)populate;
+    void *at = mmap(NULL, size, mode == SAGEMEM_MAP_READ ? PROT_READ : PROT_READ | PROT_WRITE, flags, handle, from);
+    return at == MAP_FAILED ? NULL : at;
+}
+SMI_FOR_LAYERS void smi_os_unmap_file(void *at, size_t size) { munmap(at, size); }
+SMI_FOR_LAYERS bool smi_os_flush_map(smi_os_handle handle, void *at, size_t size) {
+    (void)handle;
+    return !smi_os_file_fails() && msync(at, size, MS_SYNC) == 0;
+}
+SMI_FOR_LAYERS void smi_os_advise_access(void *at, size_t size, sagemem_map_access access) {
+#ifdef MADV_RANDOM
+    static const int advice[] = {MADV_NORMAL, MADV_SEQUENTIAL, MADV_RANDOM};
+    (void)madvise(at, size, advice[access]); /* a wish */
+#else
+    (void)at, (void)size, (void)access;
+#endif
+}
+/* Reading ahead, which does not wait; `at` is where the bytes are mapped, page-aligned, or NULL. */
+SMI_FOR_LAYERS void smi_os_will_need(smi_os_handle handle, void *at, uint64_t offset, size_t size) {
+    (void)handle, (void)at, (void)offset, (void)size;
+#ifdef POSIX_FADV_WILLNEED
+    off_t from;
+    if (smi_os_offset(offset, size, &from) && posix_fadvise(handle, from, (off_t)size, POSIX_FADV_WILLNEED) == 0) return;
+#endif
+#ifdef MADV_WILLNEED
+    if (at != NULL) (void)madvise(at, size, MADV_WILLNEED);
+#endif
+}
+/* Copies out of a mapping whose file may be cut short meanwhile: no signal, but less than size. The kernel does the copy
+ * and stops at what cannot be read. False: not possible here. */
+SMI_FOR_LAYERS bool smi_os_copy_guarded(void *to, const void *from, size_t size, size_t *done) {
+    *done = 0;
+#if defined(__linux__) && defined(SYS_process_vm_readv)
+    while (*done < size) {
+        struct smi_os_iovec {
+            void *base;
+            size_t size;
+        } here = {(char *)to + *done, size - *done}, there = {(char *)(uintptr_t)from + *done, size - *done};
+        long n = syscall(SYS_process_vm_readv, (long)getpid(), &here, 1L, &there, 1L, 0L);
+        if (n < 0 && errno != EFAULT) return false;
+        if (n <= 0) break;
+        *done += (size_t)n;
+    }
+    return true;
+#else
+    (void)to, (void)from, (void)size;
     return false;
 #endif
 }
@@ -6066,6 +6436,7 @@ static bool smi_source_in_file(const smi_domain *heap);
 static void smi_fork_child(void) {
     smi_lock *locks[] = {&smi_registry_lock, &smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_names_lock, &smi_meta_lock};
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++) smi_lock_init(locks[i]);
+    smi_os_forks++;
     smi_lock_init(&smi_process.lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
         smi_lock_init(&h->lock);
@@ -7342,6 +7713,26 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * >>map  Mapped, or read into a block: the same bytes.
  * ========================================================================== */
 #if SAGEMEM_WITH_MAP
+
+/* A failed call on a file: what was done to which one, why, and the remedy. Of a long path the end is shown. */
+SAGEMEM_PRINTF(4, 5)
+static sagemem_status smi_fail_file(const char *call, const char *path, const char *remedy, const char *what, ...) {
+    enum { SMI_PATH_SHOWN = 90 };
+    int reason = smi_os_error();
+    char text[80];
+    va_list args;
+    va_start(args, what);
+    vsnprintf(text, sizeof text, what, args);
+    va_end(args);
+    if (path == NULL) path = "the descriptor";
+    size_t length = strlen(path);
+    bool cut = length > SMI_PATH_SHOWN;
+    sagemem_status status = smi_os_is_missing(reason)  ? SAGEMEM_E_NOT_FOUND
+                            : smi_os_is_memory(reason) ? SAGEMEM_E_NOMEM
+                                                       : SAGEMEM_E_IO;
+    return smi_fail(status, reason, call, "%s%s %s: %s; %s", cut ? "..." : "", cut ? path + length - SMI_PATH_SHOWN : path, text,
+                    smi_os_error_text(reason), remedy);
+}
 
 #endif /* SAGEMEM_WITH_MAP */
 
