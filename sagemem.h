@@ -2582,6 +2582,7 @@ typedef struct smi_object {
 typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
 
 struct sagemem_heap {
+    uintptr_t quick;          /* heap: the owner where the short paths of slab pages are open now, else 0: see smi_heap_quick */
     uintptr_t owner;          /* thread; 0: none; SMI_ANY: shared */
     uintptr_t magic;          /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
     struct sagemem_heap *top; /* innermost open scope, or itself */
@@ -5469,10 +5470,9 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t a
 /* The short path: the thread's own heap, no scope open, a block in the current slab page. NULL: the long way. */
 SMI_INLINE void *smi_alloc_fast(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (heap == NULL) heap = smi_mine.heap;
-    if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL;
-    smi_domain *d = heap->top;
-    if (SMI_UNLIKELY(!d->fast || size > SMI_SMALL_MAX || tag >= d->bins_count)) return NULL;
-    smi_page *page = d->bins[tag]->current[smi_class_of(size)];
+    if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->quick) != smi_self())) return NULL;
+    if (SMI_UNLIKELY(size > SMI_SMALL_MAX || tag >= heap->bins_count)) return NULL;
+    smi_page *page = heap->bins[tag]->current[smi_class_of(size)];
     smi_cell *cell = page->cells;
     if (SMI_UNLIKELY(cell == NULL || !smi_cell_proves(page, cell))) return NULL;
     page->cells = cell->next;
@@ -5481,7 +5481,7 @@ SMI_INLINE void *smi_alloc_fast(sagemem_heap *heap, size_t size, sagemem_tag tag
     return cell;
 }
 
-/* The short path of a scope: an exact fit or the room at the end of its chunk. */
+/* The short path of a scope: the room at the end of its chunk. */
 SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (heap == NULL) heap = smi_mine.heap;
     if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL;
@@ -5503,12 +5503,17 @@ SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag
     return header + 8;
 }
 
+/* Apart, so that the first short path has no registers to save for it. */
+SMI_NOINLINE void *smi_alloc_else(sagemem_heap *heap, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
+    void *block = smi_alloc_bump(heap, size, tag);
+    if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, NULL, 16, size, tag, site, zero, call);
+    if (zero) memset(block, 0, size);
+    return block;
+}
+
 SMI_INLINE void *smi_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
     void *block = smi_alloc_fast(heap, size, tag);
-    if (SMI_UNLIKELY(block == NULL)) {
-        block = smi_alloc_bump(heap, size, tag);
-        if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, NULL, 16, size, tag, site, zero, call);
-    }
+    if (SMI_UNLIKELY(block == NULL)) return smi_alloc_else(heap, size, tag, site, zero, call);
     if (zero) memset(block, 0, size);
     return block;
 }
@@ -5884,6 +5889,9 @@ static void smi_scope_fold(smi_domain *scope) {
 
 static void smi_domain_dispose(smi_domain *d);
 
+/* To be called when what it depends on has changed. */
+static void smi_heap_quick(smi_domain *h) { SMI_STORE(&h->quick, h->fast && h->top == h ? SMI_LOAD(&h->owner) : 0); }
+
 /* Ends the innermost scope of a heap; E_CORRUPT: it had damaged blocks, and has ended all the same. */
 static sagemem_status smi_scope_end(smi_domain *heap) {
     sagemem_status status = SAGEMEM_OK;
@@ -5900,6 +5908,7 @@ static sagemem_status smi_scope_end(smi_domain *heap) {
     smi_scope_fold(scope);
     scope->outer->inner = NULL;
     heap->top = scope->outer;
+    smi_heap_quick(heap);
     SMI_SUB(&heap->scopes, 1);
     smi_domain *old = heap->ended;
     heap->ended = scope;
@@ -5956,6 +5965,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     smi_lock_take(&h->lock);
     outer->inner = s;
     h->top = s;
+    smi_heap_quick(h);
     SMI_ADD(&h->scopes, 1);
     smi_lock_give(&h->lock);
     smi_leave(h);
@@ -6112,6 +6122,7 @@ static void smi_heap_init(smi_domain *h, const sagemem_heap_desc *desc, const ch
     smi_lock_init(&h->use_lock);
     h->magic = SMI_MAGIC ^ (uintptr_t)h;
     SMI_STORE_RELEASE(&h->owner, (desc->flags & SAGEMEM_HEAP_SHARED) != 0 ? SMI_ANY : smi_self());
+    smi_heap_quick(h);
 }
 
 static sagemem_heap *smi_heap_create(const sagemem_heap_desc *desc, bool is_default, const char *call) {
@@ -6158,6 +6169,7 @@ static smi_domain *smi_heap_after(smi_domain *parent, smi_domain *h) {
 /* The pages' own copy of the owner, for the short path of free. */
 static void smi_heap_set_owner(smi_domain *h, uintptr_t owner) {
     SMI_STORE_RELEASE(&h->owner, owner);
+    smi_heap_quick(h);
     for (uint32_t g = 0; g < SMI_LOAD(&h->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&h->group[g]) != NULL && i < SMI_GROUP; i++)
             for (smi_page *page = SMI_LOAD_ACQUIRE(&h->group[g])->record[i].slabs; page != NULL; page = page->domain_next)
@@ -6347,6 +6359,7 @@ SAGEMEM_API void sagemem_heap_destroy(sagemem_heap *heap) {
     else h->parent->children = h->sibling_next;
     smi_lock_give(&smi_registry_lock);
     smi_uncharge(&h->budget, SMI_LOAD(&h->budget.reserved), NULL);
+    SMI_STORE(&h->quick, (uintptr_t)0);
     SMI_STORE_RELEASE(&h->owner, (uintptr_t)0);
     if (h->ended != NULL) smi_domain_dispose(h->ended);
     if (h->unused != NULL) smi_domain_dispose(h->unused);
@@ -7648,7 +7661,10 @@ SAGEMEM_API void sagemem_source_destroy(sagemem_source *source) {
 static void smi_short_paths(void) {
     smi_lock_take(&smi_registry_lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h))
-        if (SMI_LOAD(&h->owner) == smi_self()) h->fast = smi_heap_may_be_fast(h);
+        if (SMI_LOAD(&h->owner) == smi_self()) {
+            h->fast = smi_heap_may_be_fast(h);
+            smi_heap_quick(h);
+        }
     smi_lock_give(&smi_registry_lock);
 }
 
