@@ -2582,7 +2582,8 @@ typedef struct smi_object {
 typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
 
 struct sagemem_heap {
-    uintptr_t quick;          /* heap: the owner where the short paths of slab pages are open now, else 0: see smi_heap_quick */
+    uintptr_t quick;          /* heap: the owner where the short paths of slab pages are open now, else 0; see smi_heap_quick */
+    uintptr_t quick_bump;     /* scope: the owner where its short paths are open, else 0 */
     uintptr_t owner;          /* thread; 0: none; SMI_ANY: shared */
     uintptr_t magic;          /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
     struct sagemem_heap *top; /* innermost open scope, or itself */
@@ -2590,12 +2591,12 @@ struct sagemem_heap {
     uint32_t bins_count;
     bool fast;                /* slab pages, short paths */
     bool slab;                /* slab pages */
-    bool bump_fast;           /* scope: short paths */
     bool bump;                /* scope: freed small blocks stay apart, for the exact size */
     bool exact;               /* peaks are kept with every block */
     char *bump_at, *bump_end; /* chunk domain: room at the end of `chunk` */
     smi_page *chunk;
     uint64_t salt;                 /* of this domain's block headers */
+    uint32_t pending;              /* other threads have left something below, or want a trim: see smi_collect */
     struct smi_page *remote_pages; /* slab pages with blocks freed by others */
     void *remote_blocks;           /* headered blocks freed by others, linked through their first word */
     smi_u64 sum, peak, epoch;      /* bytes in use, now if exact, else as last seen; most at once; number of that peak */
@@ -2626,7 +2627,8 @@ struct sagemem_heap {
     smi_page *pages;  /* chunk and huge pages; slab pages hang on their records */
     smi_page *spares; /* chunks of ended scopes */
     size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
-    smi_u64 header_bytes, huge_page_bytes;
+    smi_u64 header_bytes; /* in front of and behind blocks, where it is not the one word of a chunk: see smi_headers */
+    smi_u64 huge_page_bytes;
     uint32_t page_count, events;
     size_t event_bytes; /* since the last look: in pages that changed hands, in blocks that filled holes of chunks */
     smi_u64 scopes;     /* open */
@@ -3448,24 +3450,24 @@ SMI_INLINE void smi_count_alloc(smi_domain *d, sagemem_tag tag, uint64_t bytes, 
 }
 
 /* A peak is noticed when the total first falls after it, not at every step of the climb. */
-SMI_INLINE void smi_count_free(smi_domain *d, sagemem_tag tag, uint64_t bytes, uint64_t blocks) {
-    for (; d != NULL; d = d->chain) {
-        smi_record *r = smi_record_of(d, tag);
-        if (SMI_LOAD(&d->exact)) {
-            uint64_t sum = SMI_LOAD(&d->sum);
-            if (sum > SMI_LOAD(&d->peak)) {
-                SMI_STORE(&d->peak, sum);
-                SMI_ADD(&d->epoch, 1);
-            }
-            SMI_STORE(&d->sum, sum - bytes);
-            uint64_t used = smi_record_bytes(r), count = smi_record_blocks(r);
-            smi_record_touch(d, r, used);
-            if (used > SMI_LOAD(&r->peak)) SMI_STORE(&r->peak, used);
-            if (count > SMI_LOAD(&r->peak_blocks)) SMI_STORE(&r->peak_blocks, count);
+SMI_INLINE void smi_count_free_here(smi_domain *d, smi_record *r, uint64_t bytes, uint64_t blocks) {
+    if (SMI_LOAD(&d->exact)) {
+        uint64_t sum = SMI_LOAD(&d->sum);
+        if (sum > SMI_LOAD(&d->peak)) {
+            SMI_STORE(&d->peak, sum);
+            SMI_ADD(&d->epoch, 1);
         }
-        SMI_ADD(&r->free_bytes, bytes);
-        SMI_ADD(&r->free_blocks, blocks);
+        SMI_STORE(&d->sum, sum - bytes);
+        uint64_t used = smi_record_bytes(r), count = smi_record_blocks(r);
+        smi_record_touch(d, r, used);
+        if (used > SMI_LOAD(&r->peak)) SMI_STORE(&r->peak, used);
+        if (count > SMI_LOAD(&r->peak_blocks)) SMI_STORE(&r->peak_blocks, count);
     }
+    SMI_ADD(&r->free_bytes, bytes);
+    SMI_ADD(&r->free_blocks, blocks);
+}
+SMI_INLINE void smi_count_free(smi_domain *d, sagemem_tag tag, uint64_t bytes, uint64_t blocks) {
+    for (; d != NULL; d = d->chain) smi_count_free_here(d, smi_record_of(d, tag), bytes, blocks);
 }
 
 /* What the domain's peak is a peak of: every block, or what was last seen. */
@@ -4139,7 +4141,7 @@ static void *smi_chunk_alloc(smi_domain *d, size_t alignment, size_t size, sagem
     if (d->pre != 0) smi_chunk_dress(d, header, units, smi_checked(d) ? size : (size_t)units * 16 - 8 - d->pre, tag, site);
     size_t usable = smi_chunk_size(d, header, smi_get(header));
     smi_count_alloc(d, tag, usable, 1);
-    SMI_ADD(&d->header_bytes, units * 16 - usable);
+    if (d->pre != 0) SMI_ADD(&d->header_bytes, units * 16 - usable);
     if (d == d->base && !SMI_LOAD(&d->exact)) { /* holes fill without a page changing hands */
         SMI_ADD(&d->event_bytes, usable);
         if (smi_event_due(d)) {
@@ -4157,7 +4159,7 @@ static void smi_chunk_forget(smi_domain *d, char *header, uint64_t word) {
     size_t usable = smi_chunk_size(d, header, word);
     if (smi_watched) smi_watch_free(header + 8, usable);
     smi_count_free(d, smi_word_tag(word), usable, 1);
-    SMI_SUB(&d->header_bytes, smi_units(word) * 16 - usable);
+    if (d->pre != 0) SMI_SUB(&d->header_bytes, smi_units(word) * 16 - usable);
 }
 
 /* -- Quarantine of checked domains: freed blocks wait, filled, oldest first. ---------------------------------- */
@@ -5150,12 +5152,14 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
     smi_page *first = SMI_LOAD(&heap->remote_pages);
     do page->remote_next = first;
     while (!SMI_CAS(&heap->remote_pages, &first, page));
+    SMI_STORE(&heap->pending, 1);
 }
 
 static void smi_remote_block(smi_domain *heap, void *block) {
     void *first = SMI_LOAD(&heap->remote_blocks);
     do smi_link_put(heap->salt, (char *)block, (const char *)first);
     while (!SMI_CAS(&heap->remote_blocks, &first, block));
+    SMI_STORE(&heap->pending, 1);
 }
 
 /* Gives back a live block that belongs to another thread. */
@@ -5215,6 +5219,8 @@ static void smi_collect_page(smi_domain *heap, smi_page *page) {
 
 /* Takes what other threads gave back. Owner. */
 static void smi_collect(smi_domain *heap) {
+    /* First, so that whoever adds to a list from now on is not overlooked. */
+    if (SMI_LOAD(&heap->pending)) __atomic_store_n(&heap->pending, 0, __ATOMIC_SEQ_CST);
     smi_page *page =
         SMI_LOAD(&heap->remote_pages) != NULL ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL) : NULL;
     while (page != NULL) {
@@ -5269,9 +5275,7 @@ static void smi_collect(smi_domain *heap) {
     if (SMI_LOAD(&heap->trim_wanted)) smi_domain_trim(heap);
 }
 
-SMI_INLINE bool smi_pending(const smi_domain *heap) {
-    return SMI_LOAD(&heap->remote_pages) != NULL || SMI_LOAD(&heap->remote_blocks) != NULL || SMI_LOAD(&heap->trim_wanted);
-}
+SMI_INLINE bool smi_pending(const smi_domain *heap) { return SMI_LOAD(&heap->pending) != 0; }
 
 /* -- Allocation -------------------------------------------------------------------------------------------------- */
 
@@ -5481,25 +5485,28 @@ SMI_INLINE void *smi_alloc_fast(sagemem_heap *heap, size_t size, sagemem_tag tag
     return cell;
 }
 
-/* The short path of a scope: the room at the end of its chunk. */
+/* The short path of a scope: the room at the end of its chunk. NULL: the long way. */
 SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (heap == NULL) heap = smi_mine.heap;
-    if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL;
+    if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL; /* it may be no heap at all */
     smi_domain *d = heap->top;
-    if (SMI_UNLIKELY(!d->bump_fast || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX || smi_pending(heap) ||
-                     smi_mine.fail_at != 0))
+    if (SMI_UNLIKELY(SMI_LOAD(&d->quick_bump) != smi_self() || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX ||
+                     smi_pending(heap)))
         return NULL;
     smi_group *group = SMI_LOAD(&d->group[tag / SMI_GROUP]);
-    uint64_t units = (size + 8 + 15) / 16;
-    if (units < 2) units = 2;
-    if (SMI_UNLIKELY(group == NULL || (units <= SMI_UNITS_APART && d->lists[units] != NULL) ||
-                     (size_t)(d->bump_end - d->bump_at) < units * 16))
-        return NULL;
+    uint32_t units = ((uint32_t)size + 8 + 15) / 16;
+    units += units < 2;
     char *header = d->bump_at;
-    d->bump_at += units * 16;
+    if (SMI_UNLIKELY(group == NULL || (size_t)(d->bump_end - header) < units * 16u ||
+                     (units <= SMI_UNITS_APART && d->lists[units] != NULL)))
+        return NULL;
+    d->bump_at = header + units * 16u;
     SMI_STORE((smi_u64 *)(void *)header, smi_word(d, header, units, tag, SMI_LIVE));
-    smi_count_alloc(d, tag, units * 16 - 8, 1);
-    SMI_ADD(&d->header_bytes, 8);
+    smi_record *r = &group->record[tag % SMI_GROUP];
+    smi_record_touch(d, r, smi_record_bytes(r)); /* a scope is exact */
+    SMI_ADD(&d->sum, units * 16u - 8);
+    SMI_ADD(&r->alloc_bytes, units * 16u - 8);
+    SMI_ADD(&r->alloc_blocks, 1);
     return header + 8;
 }
 
@@ -5585,12 +5592,11 @@ SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
     SMI_ASSUME(block != NULL);
     smi_domain *d = page->domain;
     char *header = (char *)block - 8;
-    if (!d->bump_fast || SMI_LOAD(&d->base->owner) != smi_self()) return false;
+    if (SMI_LOAD(&d->quick_bump) != smi_self()) return false;
     if (((uintptr_t)block & 15) != 0 || header < page->start || header >= smi_chunk_top(d, page)) return false;
     uint64_t word = SMI_LOAD((smi_u64 *)(void *)header);
     if (!smi_word_good(d, header, word) || smi_word_state(word) != SMI_LIVE) return false;
-    smi_count_free(d, smi_word_tag(word), smi_units(word) * 16 - 8, 1);
-    SMI_SUB(&d->header_bytes, 8);
+    smi_count_free_here(d, smi_record_of(d, smi_word_tag(word)), smi_units(word) * 16 - 8, 1);
     smi_chunk_free(d, page, header, word);
     return true;
 }
@@ -5890,7 +5896,12 @@ static void smi_scope_fold(smi_domain *scope) {
 static void smi_domain_dispose(smi_domain *d);
 
 /* To be called when what it depends on has changed. */
-static void smi_heap_quick(smi_domain *h) { SMI_STORE(&h->quick, h->fast && h->top == h ? SMI_LOAD(&h->owner) : 0); }
+static void smi_heap_quick(smi_domain *h) {
+    uintptr_t owner = h->fast ? SMI_LOAD(&h->owner) : 0;
+    SMI_STORE(&h->quick, h->top == h ? owner : 0);
+    for (smi_domain *scope = h->top; scope != h; scope = scope->outer)
+        SMI_STORE(&scope->quick_bump, scope->chain == NULL ? owner : 0);
+}
 
 /* Ends the innermost scope of a heap; E_CORRUPT: it had damaged blocks, and has ended all the same. */
 static sagemem_status smi_scope_end(smi_domain *heap) {
@@ -5956,7 +5967,6 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     s->pre = h->pre;
     s->post = h->post;
     s->bump = s->exact = true;
-    s->bump_fast = s->chain == NULL && h->fast;
     s->top = s;
     s->budget.up = &outer->budget;
     s->salt = smi_scope_salt(h, ++h->scopes_begun); /* so that what an ended scope left behind is no block of this one */
@@ -6410,6 +6420,7 @@ static void smi_thread_ends(void) {
         smi_lock_take(&h->lock);
         if (h->inner != NULL) {
             h->inner->orphan = true;
+            SMI_STORE(&h->inner->quick_bump, (uintptr_t)0);
             h->inner->sibling_next = h->left;
             h->left = h->inner;
             h->inner = NULL;
@@ -6580,8 +6591,15 @@ static size_t smi_domain_check(smi_domain *d, const char *call) {
 
 /* -- The calls for blocks ---------------------------------------------------------------------------------------- */
 
+/* As smi_alloc_else, with less to carry along. */
+SMI_NOINLINE void *smi_alloc_plain(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    void *block = smi_alloc_bump(heap, size, tag);
+    return SMI_LIKELY(block != NULL) ? block : smi_alloc_slow(heap, NULL, 16, size, tag, smi_nowhere, false, "sagemem_alloc");
+}
+
 SAGEMEM_API void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    return smi_alloc(heap, size, tag, smi_nowhere, false, "sagemem_alloc");
+    void *block = smi_alloc_fast(heap, size, tag);
+    return SMI_LIKELY(block != NULL) ? block : smi_alloc_plain(heap, size, tag);
 }
 
 SAGEMEM_API void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag tag, const char *file, int line) {
@@ -7023,12 +7041,22 @@ static void smi_refresh(smi_domain *h) {
     smi_lock_give(&h->lock);
 }
 
+/* Bytes around the blocks of a domain. In a plain one only those in chunks have any: a word each. Under its heap's lock. */
+static uint64_t smi_headers(const smi_domain *d) {
+    if (d->pre != 0 || (d->flags & SAGEMEM_HEAP_SYSTEM) != 0) return SMI_LOAD(&d->header_bytes);
+    uint64_t blocks = 0, huge = 0;
+    for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
+        for (int i = 0; SMI_LOAD_ACQUIRE(&d->group[g]) != NULL && i < SMI_GROUP; i++)
+            blocks += smi_record_blocks(&d->group[g]->record[i]);
+    for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) huge += p->kind == SMI_HUGE;
+    return 8 * smi_minus(blocks, huge);
+}
+
 /* Of held: what no block can use. Slab pages: the rest behind the last block. Under smi_registry_lock. */
 static uint64_t smi_overhead(smi_domain *h) {
     uint64_t bytes = 0;
     smi_lock_take(&h->lock);
-    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d))
-        bytes += SMI_LOAD(&d->header_bytes);
+    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d)) bytes += smi_headers(d);
     for (uint32_t g = 0; g < SMI_LOAD(&h->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&h->group[g]) != NULL && i < SMI_GROUP; i++)
             for (const smi_page *p = SMI_LOAD_ACQUIRE(&h->group[g])->record[i].slabs; p != NULL; p = p->domain_next)
@@ -7405,7 +7433,10 @@ SAGEMEM_API uint64_t sagemem_trim(void) {
     uint64_t before = SMI_LOAD(&smi_process.budget.held);
     smi_lock_take(&smi_registry_lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h))
-        if (SMI_LOAD(&h->owner) != 0) SMI_STORE(&h->trim_wanted, true);
+        if (SMI_LOAD(&h->owner) != 0) {
+            SMI_STORE(&h->trim_wanted, true);
+            SMI_STORE(&h->pending, 1);
+        }
     smi_lock_give(&smi_registry_lock);
     /* One's own heaps at once; the flag says which are left, so that no lock is held while pages go. */
     for (;;) {
