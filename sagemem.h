@@ -15,7 +15,8 @@
  *
  * CONTENTS (each is an anchor: search for `>>name`)
  *
- *     This manual     quick start - terms - vital statistics - options - limits and peaks - threads, fork, signals -
+ *     This manual     quick start - terms - vital statistics - algorithms - options - objects - pools - recyclers - arenas -
+ *                     arrays and columns - slices - maps - writers - readers - limits and peaks - threads, fork, signals -
  *                     errors - what is caught where - caveats - security - the inside
  *     Declarations    >>config   options, linkage, attributes
  *                     >>log      status codes, last error, logger, fault handler; tags
@@ -129,6 +130,20 @@
  *     _desc. C11 or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11
  *     include this header before system headers, or an #error says so.
  *
+ * OBJECTS
+ *
+ *     Pools, recyclers, arenas, columns, maps, writers and readers are objects made from a heap; arrays and slices are
+ *     structs that you declare and that name a block of it. All follow the same rules:
+ *     - _create and _open take a _desc whose zeroes are defaults; _get_desc tells what became of them. What a desc points to
+ *       is copied.
+ *     - An object belongs to the scope that is open in its heap when it is made, or to the heap. All it ever takes comes from
+ *       there, under the tag of its desc, whatever scope is open when it grows; so it shows in the report and under limits.
+ *     - It ends when it is destroyed or closed, or with its scope or heap: last made first, clean-ups of sagemem_scope_defer
+ *       among them. An object made outside of a scope may be used and destroyed inside, not the other way round.
+ *     - One that is used after its end, by another thread than its heap's, or is none at all goes to the fault handler
+ *       (E_STALE, E_BUSY, E_FOREIGN). In a SAGEMEM_HEAP_SHARED heap any thread may use it, one at a time.
+ *     - A failure changes nothing, and the call can be repeated. sagemem_heap_check looks into objects, too.
+ *
  * POOLS
  *
  *     (to be written: pools)
@@ -175,8 +190,8 @@
  *     children and of the process are looked at when pages change hands or a slab page is exhausted, once in (pages / 32)
  *     such events, when 1/32 of what is held and 16 KiB more has been allocated, when a scope ends or the heap around it
  *     grows, and whenever statistics are read. So an ordinary heap's peak is at most the true one and short of it by at
- *     most held_peak / 32, plus one page (16 to 64 KiB) for each (tag, size class) with slab pages, plus one chunk. A parent's or the process's is the sum of what its heaps last showed: it may be
- *     off by the sum of their bounds.
+ *     most held_peak / 32, plus one page (16 to 64 KiB) for each (tag, size class) with slab pages, plus one chunk. A
+ *     parent's or the process's is the sum of what its heaps last showed: it may be off by the sum of their bounds.
  *
  * THREADS, FORK, SIGNALS
  *
@@ -254,8 +269,8 @@
  *
  *     Free lists and headers carry keyed hashes and are checked before use; that finds accidents, and makes attacks on
  *     the heap harder, but the key comes from clocks and addresses: it is no defence against an attacker who can read
- *     memory. Bounds are what sagemem_heap_check and the table above say, no more. Nothing is read from the
- *     environment; the only files read are /proc/self, /proc/meminfo and the cgroup limits.
+ *     memory. Bounds are what sagemem_heap_check and the table above say, no more. Nothing is read from the environment;
+ *     beside the files that the program names, only /proc/self, /proc/meminfo and the cgroup limits are read.
  *
  * THE INSIDE
  *
