@@ -150,7 +150,24 @@
  *
  * RECYCLERS
  *
- *     (to be written: recyclers)
+ *     For buffers of many sizes that come and go: read buffers, sequences, messages. What is released is kept and handed
+ *     out again, the best fit first, without asking the heap:
+ *
+ *         sagemem_recycler *r = sagemem_recycler_create(NULL);
+ *         char *buffer = (char *)sagemem_recycler_acquire(r, 70000);     // sagemem_size(buffer) bytes, undefined
+ *         sagemem_recycler_release(r, buffer);                           // kept for the next one of 35000 ... 70000 bytes
+ *         sagemem_recycler_destroy(r);                                   // frees all buffers, also those that are out
+ *
+ *     A buffer fits when it has the size asked for and at most `slack` times as much; of several the smallest is taken, of
+ *     those the one released last, whose bytes are still in the cache. max_idle_bytes and max_idle_count bound what is
+ *     kept: what was released longest ago goes first. Before a limit makes a call fail, all that is idle is freed; for
+ *     limits met elsewhere call sagemem_recycler_trim in a reclaimer. Buffers are ordinary blocks of the tag, idle ones too:
+ *     they count as used. Acquire and release are logarithmic in the number of idle buffers, and 64 bytes of the library's
+ *     own memory go with each buffer.
+ *     Caught at once: a pointer that is no buffer of it, a buffer released twice; one freed or resized by another call, when
+ *     it is released, used again or its address comes back. A write to an idle buffer is seen by Valgrind and
+ *     AddressSanitizer, and in a checked heap when the buffer is used again or freed, and by sagemem_heap_check.
+ *     Not for small objects of one size (a pool is faster and denser), nor where sizes never recur.
  *
  * ARENAS
  *
@@ -162,7 +179,24 @@
  *
  * SLICES
  *
- *     (to be written: >>slice)
+ *     A slice is a pointer and a length that knows who keeps the bytes: parts of a mapped file or of a text read once can be
+ *     handed to several owners, none of which copies, and the bytes go with the last of them, in whichever thread that is:
+ *
+ *         sagemem_slice text = sagemem_slice_copy(NULL, data, size, TAG_TEXT), name;    // or _take a block, or _wrap
+ *         if (sagemem_slice_sub(text, 10, 20, &name) != SAGEMEM_OK) ...                 // shares the bytes
+ *         sagemem_slice_release(text);                                                  // name keeps them
+ *         sagemem_slice_release(name);                                                  // now they go
+ *
+ *     The struct is passed by value and may be copied; each slice that a call returned is released once, by whoever has it
+ *     last. Retain, sub and release are one compare-exchange, at a few loads; copy, take, wrap and the last release take a
+ *     lock for a moment. 64 bytes of the library's own memory go with each set of shared bytes, and are used again.
+ *     Caught at once: a slice used or released after the last release of its bytes, exactly, however often their place
+ *     has been used since, on any thread (E_STALE); one that outlived the scope or heap of its block (E_STALE; not, once a
+ *     thread has ended that left the scope open); a struct that no call filled in (E_FOREIGN). A block that was taken is the
+ *     slice's: freeing it elsewhere is found when it goes, resizing or keeping it is not.
+ *     Weak: one struct released twice while other slices of the bytes live takes the count of one of those, and is found at
+ *     their release. An update of the count costs as much as a cache line's way between threads that share it.
+ *     A part keeps the whole: copy a few bytes out of a large text that is to go.
  *
  * MAPS
  *
@@ -857,9 +891,10 @@ typedef struct sagemem_recycler_desc {
     sagemem_heap *heap;
     sagemem_tag tag;
     const char *name;        /* ["recycler"] */
-    uint64_t max_idle_bytes; /* kept for later, released longest ago go first [no limit] */
+    uint64_t max_idle_bytes; /* kept for later, released longest ago go first; larger ones are freed at once [no limit] */
     size_t max_idle_count;   /* [1024] */
-    double slack;            /* a buffer may be up to this many times the size asked for [2.0]; at least 1 */
+    double slack;            /* a buffer may be up to this many times the size asked for [2.0]; at least 1. What the heap
+                                may round a size up by, a sixteenth and 64 bytes, never counts */
     size_t alignment;        /* of every buffer: a power of two up to 4096 [16] */
 } sagemem_recycler_desc;
 typedef struct sagemem_recycler_stats {
@@ -867,16 +902,19 @@ typedef struct sagemem_recycler_stats {
     uint64_t idle_bytes, idle_buffers; /* kept for later now */
     uint64_t out_bytes, out_buffers;   /* acquired and not yet released */
 } sagemem_recycler_stats;
-SAGEMEM_API SAGEMEM_NODISCARD sagemem_recycler *
-sagemem_recycler_create(const sagemem_recycler_desc *desc); /* NULL desc: defaults */
+/* A recycler; NULL desc: all defaults. NULL on failure: E_ARGUMENT (tag, slack, alignment), E_NOMEM, E_LIMIT. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_recycler *sagemem_recycler_create(const sagemem_recycler_desc *desc);
+/* The desc with every default resolved (max_idle_bytes 0: no limit); `name` is valid while the recycler lives. */
 SAGEMEM_API sagemem_status sagemem_recycler_get_desc(const sagemem_recycler *recycler, sagemem_recycler_desc *out);
-/* A buffer of at least `size` bytes (sagemem_size says how many), contents undefined; NULL: E_NOMEM, E_LIMIT, E_ARGUMENT.
- * Cost: logarithmic in the number of idle buffers. */
+/* A buffer of at least `size` bytes (sagemem_size says how many): the smallest idle one that fits, of several the one released
+ * last, else a new block. Contents undefined, or zero in a SAGEMEM_HEAP_ZERO heap. NULL: E_NOMEM, E_LIMIT (idle buffers have
+ * been freed), E_ARGUMENT. Cost: logarithmic in the number of idle buffers. */
 SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_recycler_acquire(sagemem_recycler *recycler, size_t size);
 /* Gives a buffer back to the recycler that it came from; NULL is fine. To the fault handler: E_FOREIGN not one of its
- * buffers, E_STALE released already. */
+ * buffers, E_STALE released already, or freed by another call. */
 SAGEMEM_API void sagemem_recycler_release(sagemem_recycler *recycler, void *buffer);
-SAGEMEM_API uint64_t sagemem_recycler_trim(sagemem_recycler *recycler); /* frees idle buffers; bytes given back */
+/* Frees idle buffers; bytes given back to the heap. */
+SAGEMEM_API uint64_t sagemem_recycler_trim(sagemem_recycler *recycler);
 SAGEMEM_API sagemem_status sagemem_recycler_get_stats(const sagemem_recycler *recycler, sagemem_recycler_stats *out);
 /* Frees the recycler and all its buffers, those in use as well; NULL is fine. */
 SAGEMEM_API void sagemem_recycler_destroy(sagemem_recycler *recycler);
@@ -1076,25 +1114,31 @@ typedef struct sagemem_slice {
     uint64_t serial; /* of the owner: tells a slice that outlived its bytes */
 } sagemem_slice;
 
-/* A copy of the bytes in a block of the heap, freed with the last slice of it. Zeroed: E_NOMEM, E_LIMIT, E_ARGUMENT. The block
- * belongs to the open scope like any other: slices of it must be released before that ends. */
+/* A copy of the bytes (NULL when size is 0) in a block of the heap, freed with the last slice of it. Zeroed: E_NOMEM, E_LIMIT,
+ * E_ARGUMENT; nothing is left. The block belongs to the open scope like any other: slices of it must be released before
+ * that ends. Threads: the heap's owner. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_slice_copy(sagemem_heap *heap, const void *data, size_t size, sagemem_tag tag);
-/* Takes a block of sagemem_alloc over without copying; size bytes of it are seen. Zeroed: it stays the caller's. */
+/* Takes a block of sagemem_alloc over without copying; size bytes of it are seen. Zeroed: it stays the caller's (E_ARGUMENT:
+ * NULL, or size above sagemem_size; E_NOMEM, E_LIMIT; no live block: the fault handler). Threads: any. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_slice_take(void *block, size_t size);
 /* A view of foreign memory: a mapped file, a library's buffer. release_fn (may be NULL) is called with the last release, in the
- * thread that does it. Zeroed: E_NOMEM, E_ARGUMENT, and release_fn is not called. */
+ * thread that does it, with no lock held: it may make and release slices. Zeroed: E_NOMEM, E_LIMIT, E_ARGUMENT, and
+ * release_fn is not called. Threads: any. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_slice_wrap(const void *data, size_t size,
                                                                void (*release_fn)(void *ctx, const void *data), void *ctx);
 /* Threads of these: any. One more for the same bytes; one less. To the fault handler: E_STALE, the last one was released
- * already (each release is told from the use of a later slice by its serial). */
+ * already, or the block went with its scope or heap (the count goes down all the same); E_FOREIGN, no call made this
+ * slice. Zeroed: also E_FULL, 2^32 - 1 slices share the bytes. */
 SAGEMEM_API sagemem_slice sagemem_slice_retain(sagemem_slice slice);
 SAGEMEM_API void sagemem_slice_release(sagemem_slice slice);
 /* The bytes start ... end of a slice, end not included, as a slice of its own (to be released). E_ARGUMENT: not
- * start <= end <= size; *out is zeroed. */
+ * start <= end <= size; E_STALE, E_FOREIGN, E_FULL as for retain; *out is zeroed. Threads: any. */
 SAGEMEM_API sagemem_status sagemem_slice_sub(sagemem_slice slice, size_t start, size_t end, sagemem_slice *out);
-/* size bytes from `at` on: where they lie, or NULL with E_ARGUMENT when they reach past the end. Nothing is counted. */
+/* size bytes from `at` on: where they lie, or NULL with E_ARGUMENT when they reach past the end, or with E_STALE or E_FOREIGN
+ * as for retain. Nothing is counted. Threads: any. */
 SAGEMEM_API const void *sagemem_slice_at(sagemem_slice slice, size_t at, size_t size);
-SAGEMEM_API uint64_t sagemem_slice_count(sagemem_slice slice); /* slices that share the bytes now; 0: none, or ended */
+/* Slices that share the bytes now; 0: none, or ended. Threads: any. */
+SAGEMEM_API uint64_t sagemem_slice_count(sagemem_slice slice);
 
 /* ==========================================================================
  * >>map  Files in memory: whole, in part, or a window that slides; read where mapping is off or fails, the same bytes.
@@ -7744,6 +7788,448 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
 
 /* -- Recyclers --------------------------------------------------------------------------------------------------- */
 
+/* Every buffer, in use or idle, has a structure of its own apart from it, found by the buffer's address. Idle ones hang in
+ * a tree by size and in a list by the time of their release:
+ *
+ *   slots [hash of address] -> buffer -> buffer             all
+ *   tree                    -> by (size, newest first)      idle: the leftmost that is large enough is the best fit
+ *   newest <-> ... <-> oldest                               idle: what is too much goes from the right
+ *
+ * The tree is a treap (Seidel, Aragon 1996): ordered by key from left to right and by rank from the root down. Ranks
+ * are hashes of a counter, so that its depth is logarithmic as if they were random, and the same in every run. */
+
+typedef struct smi_recycler_buffer {
+    void *block;
+    size_t size;                                  /* usable bytes */
+    uint64_t released;                            /* idle: number of the release; 0: it is out */
+    struct smi_recycler_buffer *chain;            /* same slot */
+    struct smi_recycler_buffer *smaller, *larger; /* idle: the tree */
+    struct smi_recycler_buffer *older, *newer;    /* idle: the list */
+} smi_recycler_buffer;
+
+enum { SMI_RECYCLER_SLOTS = 16 }; /* at first: 128 bytes */
+
+struct sagemem_recycler {
+    smi_object object;
+    sagemem_recycler_desc desc; /* resolved */
+    sagemem_recycler_stats stats;
+    uint64_t releases;
+    smi_recycler_buffer *tree, *newest, *oldest;
+    smi_recycler_buffer **slots;
+    size_t slot_count; /* a power of two */
+    smi_recycler_buffer *first_slots[SMI_RECYCLER_SLOTS];
+};
+
+/* The library's own memory for the recycler. NULL: the error is set. */
+static void *smi_recycler_meta(const sagemem_recycler *r, size_t size, const char *call) {
+    if (smi_os_fails()) {
+        smi_fail_system(call, size);
+        return NULL;
+    }
+    smi_mine.paying = &r->object.domain->budget;
+    void *at = smi_meta_alloc(size);
+    smi_mine.paying = NULL;
+    return at;
+}
+
+/* Where the chain of a block's slot begins. */
+static smi_recycler_buffer **smi_recycler_slot(const sagemem_recycler *r, const void *block) {
+    return &r->slots[(size_t)(((uint64_t)(uintptr_t)block * SMI_MIX) >> 32) & (r->slot_count - 1)];
+}
+
+static smi_recycler_buffer *smi_recycler_find(const sagemem_recycler *r, const void *block) {
+    smi_recycler_buffer *b = *smi_recycler_slot(r, block);
+    while (b != NULL && b->block != block) b = b->chain;
+    return b;
+}
+
+/* Twice the slots. Without memory for them chains get longer, which is no failure. */
+static void smi_recycler_widen(sagemem_recycler *r, const char *call) {
+    size_t count = r->slot_count, bytes = count * sizeof(void *);
+    smi_recycler_buffer **old = r->slots;
+    sagemem_error before = smi_mine.error;
+    smi_recycler_buffer **wide = bytes <= SIZE_MAX / 4 ? (smi_recycler_buffer **)smi_recycler_meta(r, bytes * 2, call) : NULL;
+    smi_mine.error = before;
+    if (wide == NULL) return;
+    r->slots = wide;
+    r->slot_count = count * 2;
+    for (size_t i = 0; i < count; i++)
+        for (smi_recycler_buffer *b = old[i], *next; b != NULL; b = next) {
+            next = b->chain;
+            smi_recycler_buffer **slot = smi_recycler_slot(r, b->block);
+            b->chain = *slot;
+            *slot = b;
+        }
+    if (old != r->first_slots) smi_meta_free(old, bytes);
+}
+
+/* The finisher of splitmix64 (Steele, Lea, Flood 2014). */
+static uint64_t smi_recycler_rank(const smi_recycler_buffer *b) {
+    uint64_t z = b->released * SMI_MIX;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+static bool smi_recycler_before(const smi_recycler_buffer *a, const smi_recycler_buffer *b) {
+    return a->size != b->size ? a->size < b->size : a->released > b->released;
+}
+
+/* Goes down to where b's rank places it, and splits what hangs there around b. */
+static void smi_recycler_tree_put(sagemem_recycler *r, smi_recycler_buffer *b) {
+    uint64_t rank = smi_recycler_rank(b);
+    smi_recycler_buffer **link = &r->tree;
+    while (*link != NULL && smi_recycler_rank(*link) > rank)
+        link = smi_recycler_before(b, *link) ? &(*link)->smaller : &(*link)->larger;
+    smi_recycler_buffer *rest = *link, **left = &b->smaller, **right = &b->larger;
+    *link = b;
+    while (rest != NULL) {
+        if (smi_recycler_before(rest, b)) {
+            *left = rest;
+            left = &rest->larger;
+            rest = *left;
+        } else {
+            *right = rest;
+            right = &rest->smaller;
+            rest = *right;
+        }
+    }
+    *left = *right = NULL;
+}
+
+/* Puts what hangs below b in its place, the higher rank first. */
+static void smi_recycler_tree_remove(sagemem_recycler *r, const smi_recycler_buffer *b) {
+    smi_recycler_buffer **link = &r->tree;
+    while (*link != b) link = smi_recycler_before(b, *link) ? &(*link)->smaller : &(*link)->larger;
+    smi_recycler_buffer *left = b->smaller, *right = b->larger;
+    while (left != NULL && right != NULL) {
+        if (smi_recycler_rank(left) > smi_recycler_rank(right)) {
+            *link = left;
+            link = &left->larger;
+            left = *link;
+        } else {
+            *link = right;
+            link = &right->smaller;
+            right = *link;
+        }
+    }
+    *link = left != NULL ? left : right;
+}
+
+/* The smallest idle buffer of at least that size, of several the one released last; NULL: none, or it is too large. */
+static smi_recycler_buffer *smi_recycler_fit(const sagemem_recycler *r, size_t size) {
+    smi_recycler_buffer *best = NULL;
+    for (smi_recycler_buffer *b = r->tree; b != NULL;) {
+        if (b->size >= size) best = b;
+        b = b->size >= size ? b->smaller : b->larger;
+    }
+    /* What the heap adds to a block never counts: a size that was released is good for the same size again. */
+    double most = (double)size * r->desc.slack, rounded = (double)size * (1 + 1 / 16.0) + 64;
+    return best != NULL && (double)best->size <= (most > rounded ? most : rounded) ? best : NULL;
+}
+
+/* Out of use: into the tree and the list. */
+static void smi_recycler_idle(sagemem_recycler *r, smi_recycler_buffer *b) {
+    b->released = ++r->releases;
+    smi_recycler_tree_put(r, b);
+    b->newer = NULL;
+    b->older = r->newest;
+    if (b->older != NULL) b->older->newer = b;
+    else r->oldest = b;
+    r->newest = b;
+    r->stats.idle_buffers++;
+    r->stats.idle_bytes += b->size;
+}
+
+static void smi_recycler_unidle(sagemem_recycler *r, smi_recycler_buffer *b) {
+    smi_recycler_tree_remove(r, b);
+    if (b->newer != NULL) b->newer->older = b->older;
+    else r->newest = b->older;
+    if (b->older != NULL) b->older->newer = b->newer;
+    else r->oldest = b->newer;
+    b->released = 0;
+    r->stats.idle_buffers--;
+    r->stats.idle_bytes -= b->size;
+}
+
+static void smi_recycler_out(sagemem_recycler *r, const smi_recycler_buffer *b) {
+    r->stats.out_buffers++;
+    r->stats.out_bytes += b->size;
+}
+static void smi_recycler_back(sagemem_recycler *r, const smi_recycler_buffer *b) {
+    r->stats.out_buffers--;
+    r->stats.out_bytes -= b->size;
+}
+
+/* The recycler does not know the buffer any more; its block is the caller's affair. */
+static void smi_recycler_forget(sagemem_recycler *r, smi_recycler_buffer *b) {
+    if (b->released != 0) smi_recycler_unidle(r, b);
+    else smi_recycler_back(r, b);
+    smi_recycler_buffer **link = smi_recycler_slot(r, b->block);
+    while (*link != b) link = &(*link)->chain;
+    *link = b->chain;
+    smi_meta_free(b, sizeof *b);
+}
+
+static const char *smi_recycler_name(const sagemem_recycler *r) { return r->object.name != NULL ? r->object.name : "recycler"; }
+
+/* Whether an idle buffer lies as it was left, given the live block that is at its address. */
+static sagemem_status smi_recycler_untouched(const sagemem_recycler *r, const smi_recycler_buffer *b, const smi_ref *ref,
+                                             char *text, size_t size) {
+    if (ref->size != b->size) {
+        smi_text(text, size, "buffer %p (%zu bytes) of recycler '%s' was freed or resized after it was released", b->block, b->size,
+                 smi_recycler_name(r));
+        return SAGEMEM_E_STALE;
+    }
+    size_t at = smi_checked(r->object.domain) ? smi_scan_quiet(b->block, SMI_FILL_FREED, b->size) : b->size;
+    if (at == b->size) return SAGEMEM_OK;
+    smi_text(text, size, "buffer %p (%zu bytes) of recycler '%s' was written to at byte %zu after it was released", b->block,
+             b->size, smi_recycler_name(r), at);
+    return SAGEMEM_E_CORRUPT;
+}
+
+/* The same before the buffer is used again or freed; what is wrong goes to the fault handler. */
+static bool smi_recycler_intact(const sagemem_recycler *r, const smi_recycler_buffer *b, const char *call) {
+    char text[SMI_WHY];
+    smi_ref ref;
+    if (smi_resolve_or_fault(b->block, &ref, call) != SAGEMEM_OK) return false;
+    sagemem_status status = smi_recycler_untouched(r, b, &ref, text, sizeof text);
+    if (status == SAGEMEM_OK) return true;
+    smi_fault(status == SAGEMEM_E_CORRUPT ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
+    return false;
+}
+
+/* Frees a buffer; a damaged one is leaked, as the heap does. */
+static void smi_recycler_drop(sagemem_recycler *r, smi_recycler_buffer *b, const char *call) {
+    bool good = b->released == 0 || smi_recycler_intact(r, b, call);
+    void *block = b->block;
+    if (good) smi_watch_open(block, b->size);
+    smi_recycler_forget(r, b);
+    if (good) smi_free(block, smi_nowhere, call);
+}
+
+static uint64_t smi_recycler_drop_idle(sagemem_recycler *r, const char *call) {
+    uint64_t bytes = r->stats.idle_bytes;
+    while (r->oldest != NULL) smi_recycler_drop(r, r->oldest, call);
+    return bytes;
+}
+
+static void smi_recycler_end(smi_object *object) {
+    sagemem_recycler *r = (sagemem_recycler *)object;
+    for (size_t i = 0; i < r->slot_count; i++)
+        while (r->slots[i] != NULL) smi_recycler_drop(r, r->slots[i], "sagemem_recycler_destroy");
+    if (r->slots != r->first_slots) smi_meta_free(r->slots, r->slot_count * sizeof(void *));
+}
+
+static size_t smi_recycler_check(const smi_object *object, const char *call) {
+    const sagemem_recycler *r = (const sagemem_recycler *)object;
+    smi_check_ctx c = {call, 0};
+    for (size_t i = 0; i < r->slot_count; i++)
+        for (const smi_recycler_buffer *b = r->slots[i]; b != NULL; b = b->chain) {
+            char text[SMI_WHY + 40];
+            smi_ref ref;
+            sagemem_status status = smi_resolve(b->block, &ref, text, sizeof text);
+            if (status == SAGEMEM_E_CORRUPT) continue; /* the heap's walker has said so */
+            if (status == SAGEMEM_OK && b->released != 0) status = smi_recycler_untouched(r, b, &ref, text, sizeof text);
+            if (status != SAGEMEM_OK) smi_damage(&c, text);
+        }
+    return c.damaged;
+}
+
+static const smi_object_kind smi_recycler_kind = {"recycler", sizeof(sagemem_recycler), smi_recycler_end, smi_recycler_check};
+
+static bool smi_recycler_desc_good(sagemem_recycler_desc *d, const char *call) {
+    if (d->alignment < 16 && (d->alignment & (d->alignment - 1)) == 0) d->alignment = 16;
+    if (d->slack == 0) d->slack = 2;
+    if (d->max_idle_count == 0) d->max_idle_count = 1024;
+    if (d->max_idle_bytes == 0) d->max_idle_bytes = UINT64_MAX;
+    if (d->tag > SAGEMEM_TAG_MAX)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
+                 d->tag, SAGEMEM_TAG_USER_MAX);
+    else if ((d->alignment & (d->alignment - 1)) != 0 || d->alignment > 4096)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "alignment %zu is no power of two up to 4096; 64 is a cache line, 4096 a page",
+                 d->alignment);
+    else if (!(d->slack >= 1)) /* NaN, too */
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "slack is %g; it must be 1 (buffers of just the size) or more, 0 for 2", d->slack);
+    else return true;
+    return false;
+}
+
+SAGEMEM_API sagemem_recycler *sagemem_recycler_create(const sagemem_recycler_desc *desc) {
+    const char *call = "sagemem_recycler_create";
+    sagemem_recycler_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc != NULL) d = *desc;
+    if (!smi_recycler_desc_good(&d, call)) return NULL;
+    sagemem_recycler *r = (sagemem_recycler *)smi_object_create(d.heap, &smi_recycler_kind, d.name, call);
+    if (r == NULL) return NULL;
+    r->desc = d;
+    r->desc.heap = r->object.domain->base;
+    r->desc.name = smi_recycler_name(r);
+    r->slots = r->first_slots;
+    r->slot_count = SMI_RECYCLER_SLOTS;
+    smi_object_leave(&r->object);
+    return r;
+}
+
+SAGEMEM_API sagemem_status sagemem_recycler_get_desc(const sagemem_recycler *recycler, sagemem_recycler_desc *out) {
+    const char *call = "sagemem_recycler_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the struct to fill in");
+    if (!smi_object_enter(recycler, &smi_recycler_kind, call)) return smi_mine.error.status;
+    *out = recycler->desc;
+    if (out->max_idle_bytes == UINT64_MAX) out->max_idle_bytes = 0; /* no limit, as it was said */
+    smi_object_leave(&recycler->object);
+    return SAGEMEM_OK;
+}
+
+/* A new block is the recycler's. That its address is known already shows what happened to the buffer that was there. */
+static void *smi_recycler_adopt(sagemem_recycler *r, smi_recycler_buffer *b, void *block, const char *call) {
+    smi_recycler_buffer *former = smi_recycler_find(r, block);
+    if (former != NULL) {
+        size_t size = former->size;
+        smi_recycler_forget(r, former);
+        smi_meta_free(b, sizeof *b);
+        smi_free(block, smi_nowhere, call);
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
+                  "buffer %p (%zu bytes) of recycler '%s' was freed by another call; give buffers back by sagemem_recycler_release",
+                  block, size, smi_recycler_name(r));
+        return NULL;
+    }
+    if (r->stats.idle_buffers + r->stats.out_buffers >= r->slot_count) smi_recycler_widen(r, call);
+    smi_recycler_buffer **slot = smi_recycler_slot(r, block);
+    b->block = block;
+    b->size = sagemem_size(block);
+    b->chain = *slot;
+    *slot = b;
+    smi_recycler_out(r, b);
+    r->stats.misses++;
+    return block;
+}
+
+/* One attempt at a block without asking anybody to give memory back. */
+static void *smi_recycler_try(const sagemem_recycler *r, size_t size, const char *call) {
+    bool zeroed;
+    void *block = smi_domain_alloc(r->object.domain, r->desc.alignment, size, r->desc.tag, smi_nowhere, &zeroed, call);
+    if (block != NULL && !zeroed && (r->desc.heap->flags & SAGEMEM_HEAP_ZERO) != 0) memset(block, 0, sagemem_size(block));
+    return block;
+}
+
+/* All that the heap can do. A reclaimer may want this heap, or trim this recycler: a shared heap is unlocked. */
+static void *smi_recycler_insist(const sagemem_recycler *r, size_t size, const char *call) {
+    smi_leave(r->desc.heap);
+    void *block = smi_object_alloc(&r->object, r->desc.alignment, size, r->desc.tag, false, call);
+    return smi_enter(r->desc.heap, call) != NULL ? block : NULL;
+}
+
+/* A buffer from the heap. What lies idle goes before reclaimers are asked, and before a heap that aborts does so. */
+static void *smi_recycler_fresh(sagemem_recycler *r, size_t size, const char *call) {
+    for (bool again = r->oldest != NULL;; again = false) {
+        smi_recycler_buffer *b = (smi_recycler_buffer *)smi_recycler_meta(r, sizeof *b, call);
+        void *block = NULL;
+        if (b != NULL) block = again ? smi_recycler_try(r, size, call) : smi_recycler_insist(r, size, call);
+        if (block != NULL) return smi_recycler_adopt(r, b, block, call);
+        smi_meta_free(b, sizeof *b);
+        sagemem_status status = smi_mine.error.status;
+        if (!again || (status != SAGEMEM_E_LIMIT && status != SAGEMEM_E_NOMEM)) return NULL;
+        smi_recycler_drop_idle(r, call);
+    }
+}
+
+static void *smi_recycler_reuse(sagemem_recycler *r, smi_recycler_buffer *b, const char *call) {
+    bool good = smi_recycler_intact(r, b, call);
+    if (!good) {
+        smi_recycler_forget(r, b);
+        return NULL;
+    }
+    const smi_domain *d = r->object.domain;
+    smi_recycler_unidle(r, b);
+    smi_recycler_out(r, b);
+    r->stats.hits++;
+    if (smi_checked(d)) smi_fill_quiet((char *)b->block, SMI_FILL_NEW, b->size);
+    smi_watch_fresh(b->block, b->size);
+    if ((d->flags & SAGEMEM_HEAP_ZERO) != 0) memset(b->block, 0, b->size);
+    return b->block;
+}
+
+SAGEMEM_API void *sagemem_recycler_acquire(sagemem_recycler *recycler, size_t size) {
+    const char *call = "sagemem_recycler_acquire";
+    if (!smi_object_enter(recycler, &smi_recycler_kind, call)) return NULL;
+    smi_recycler_buffer *b = smi_recycler_fit(recycler, size);
+    void *block = b != NULL ? smi_recycler_reuse(recycler, b, call) : smi_recycler_fresh(recycler, size, call);
+    smi_object_leave(&recycler->object);
+    return block;
+}
+
+/* Not a buffer that is out: which kind of misuse it is. */
+static void smi_recycler_refuse(const sagemem_recycler *r, const smi_recycler_buffer *b, const void *buffer, const char *call) {
+    char text[SMI_WHY + 40];
+    smi_ref ref;
+    if (b != NULL)
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
+                  "buffer %p (%zu bytes) of recycler '%s' was released already; look for a second release of it", buffer, b->size,
+                  smi_recycler_name(r));
+    else if (smi_resolve(buffer, &ref, text, sizeof text) == SAGEMEM_E_STALE)
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "%s", text); /* released once before, and freed since */
+    else
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call, "%p is no buffer of recycler '%s'; give it back to what it came from",
+                  buffer, smi_recycler_name(r));
+}
+
+/* Keeps a buffer for later, and no more than may be kept. */
+static void smi_recycler_keep(sagemem_recycler *r, smi_recycler_buffer *b, const char *call) {
+    if (b->size > r->desc.max_idle_bytes) { /* alone too much: the others stay */
+        smi_recycler_drop(r, b, call);
+        return;
+    }
+    smi_recycler_back(r, b);
+    if (smi_checked(r->object.domain)) smi_fill_quiet((char *)b->block, SMI_FILL_FREED, b->size);
+    smi_watch_shut(b->block, b->size);
+    smi_recycler_idle(r, b);
+    while (r->stats.idle_buffers > r->desc.max_idle_count || r->stats.idle_bytes > r->desc.max_idle_bytes)
+        smi_recycler_drop(r, r->oldest, call);
+}
+
+SAGEMEM_API void sagemem_recycler_release(sagemem_recycler *recycler, void *buffer) {
+    const char *call = "sagemem_recycler_release";
+    if (buffer == NULL || !smi_object_enter(recycler, &smi_recycler_kind, call)) return;
+    smi_recycler_buffer *b = smi_recycler_find(recycler, buffer);
+    smi_ref ref;
+    if (b == NULL || b->released != 0) {
+        smi_recycler_refuse(recycler, b, buffer, call);
+    } else if (smi_resolve_or_fault(buffer, &ref, call) == SAGEMEM_OK) {
+        recycler->stats.out_bytes += ref.size - b->size; /* resized where it lies: no harm */
+        b->size = ref.size;
+        smi_recycler_keep(recycler, b, call);
+    } else if (smi_mine.error.status != SAGEMEM_E_CORRUPT) {
+        smi_recycler_forget(recycler, b); /* it was freed by another call */
+    }
+    smi_object_leave(&recycler->object);
+}
+
+SAGEMEM_API uint64_t sagemem_recycler_trim(sagemem_recycler *recycler) {
+    const char *call = "sagemem_recycler_trim";
+    if (!smi_object_enter(recycler, &smi_recycler_kind, call)) return 0;
+    uint64_t bytes = smi_recycler_drop_idle(recycler, call);
+    smi_object_leave(&recycler->object);
+    return bytes;
+}
+
+SAGEMEM_API sagemem_status sagemem_recycler_get_stats(const sagemem_recycler *recycler, sagemem_recycler_stats *out) {
+    const char *call = "sagemem_recycler_get_stats";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the struct to fill in");
+    if (!smi_object_enter(recycler, &smi_recycler_kind, call)) return smi_mine.error.status;
+    *out = recycler->stats;
+    smi_object_leave(&recycler->object);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API void sagemem_recycler_destroy(sagemem_recycler *recycler) {
+    if (recycler == NULL || !smi_object_enter(recycler, &smi_recycler_kind, "sagemem_recycler_destroy")) return;
+    smi_domain *heap = recycler->desc.heap;
+    smi_object_end(&recycler->object);
+    smi_leave(heap); /* not before: the list of a shared heap's objects is changed */
+}
+
 #endif /* SAGEMEM_WITH_POOL */
 
 /* ==========================================================================
@@ -7768,6 +8254,253 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * >>slice  Owners with a count and a serial number.
  * ========================================================================== */
 #if SAGEMEM_WITH_SLICE
+
+/* A slice carries the serial number that the owner of its bytes had when they began. Owners lie in the library's own
+ * memory, which stays readable, and are used again only as owners: any slice, however old, can be asked what it is.
+ *
+ *   slice {data, size, owner, serial}  -.
+ *   slice {data, size, owner, serial}  --`-> owner  word: serial << 32 | slices that share the bytes
+ *                                                   the block, or the release_fn, that goes with the last of them
+ *
+ * Every change of the count is one compare-exchange of the word, serial included, and the one that takes the last slice
+ * away moves the serial on: no thread can see bytes without their count, retain what was released, or release twice.
+ * When 32 bits are used up the owner stays unused for ever: 64 bytes for four thousand million uses. */
+
+struct sagemem_slice_owner {
+    uintptr_t magic; /* smi_slice_magic ^ address */
+    smi_u64 word;
+    const void *data; /* the heap's block, or what release_fn is given */
+    void (*release_fn)(void *ctx, const void *data);
+    void *ctx;
+    const smi_domain *domain; /* of the block; NULL: foreign bytes */
+    uint64_t salt;            /* the domain's, while it is the one that the block came from */
+    struct sagemem_slice_owner *next;
+};
+typedef struct sagemem_slice_owner smi_slice_owner;
+
+static const uintptr_t smi_slice_magic = (uintptr_t)0x6C1D9A3F50B7E285u;
+static const sagemem_slice smi_slice_none = {NULL, 0, NULL, 0};
+static smi_slice_owner *smi_slice_unused; /* under smi_meta_lock */
+
+static smi_slice_owner *smi_slice_owner_try(const char *call) {
+    if (smi_os_fails()) {
+        smi_fail_system(call, sizeof(smi_slice_owner));
+        return NULL;
+    }
+    smi_lock_take(&smi_meta_lock);
+    smi_slice_owner *owner = smi_slice_unused;
+    if (owner != NULL) smi_slice_unused = owner->next;
+    smi_lock_give(&smi_meta_lock);
+    if (owner != NULL) return owner;
+    owner = (smi_slice_owner *)smi_meta_alloc(sizeof *owner);
+    if (owner == NULL) return NULL;
+    owner->magic = smi_slice_magic ^ (uintptr_t)owner;
+    owner->word = (uint64_t)1 << 32;
+    return owner;
+}
+
+/* An owner of nothing yet. NULL: the error is set. */
+static smi_slice_owner *smi_slice_owner_new(const char *call) {
+    smi_start();
+    for (uint32_t step = 0;;) {
+        smi_slice_owner *owner = smi_slice_owner_try(call);
+        if (owner != NULL || !smi_reclaim(NULL, &step, sizeof *owner)) return owner;
+    }
+}
+
+static void smi_slice_owner_give(smi_slice_owner *owner) {
+    smi_lock_take(&smi_meta_lock);
+    owner->next = smi_slice_unused;
+    smi_slice_unused = owner;
+    smi_lock_give(&smi_meta_lock);
+}
+
+/* The first slice of what the owner has been given. */
+static sagemem_slice smi_slice_first(smi_slice_owner *owner, size_t size) {
+    uint64_t word = SMI_LOAD(&owner->word) + 1;
+    SMI_STORE_RELEASE(&owner->word, word); /* whoever still has an older serial sees it come too late */
+    sagemem_slice slice = {owner->data, size, owner, word >> 32};
+    return slice;
+}
+
+static sagemem_slice smi_slice_of_block(smi_slice_owner *owner, const void *block, size_t size, const smi_ref *ref) {
+    owner->data = block;
+    owner->release_fn = NULL;
+    owner->ctx = NULL;
+    owner->domain = ref->domain;
+    owner->salt = ref->domain->salt;
+    return smi_slice_first(owner, size);
+}
+
+static bool smi_slice_counts(uint64_t word, uint64_t serial) { return word >> 32 == serial && (uint32_t)word != 0; }
+
+/* The block went with its scope or heap: a domain has its salt for itself, and a new one after each reset. */
+static bool smi_slice_lost(const smi_slice_owner *owner) {
+    return owner->domain != NULL && (owner->domain->ending || owner->domain->salt != owner->salt);
+}
+
+static sagemem_status smi_slice_stale(const sagemem_slice *slice, bool lost, const char *call) {
+    return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
+                     lost ? "the slice of %zu bytes at %p outlives the scope or heap that its block was in; release it before that "
+                            "ends, or take the block from outside"
+                          : "the slice of %zu bytes at %p was released with the last one of its bytes; look for one release too "
+                            "many, or a copy that was not retained",
+                     slice->size, slice->data);
+}
+
+/* The owner that a slice names, which must have one; NULL: the fault handler was called. */
+static smi_slice_owner *smi_slice_owner_of(const sagemem_slice *slice, const char *call) {
+    smi_slice_owner *owner = slice->owner;
+    const smi_page *page = smi_lookup(owner);
+    if (SMI_LIKELY(page != NULL && page->kind == SMI_META && ((uintptr_t)owner & 63) == 0 &&
+                   owner->magic == (smi_slice_magic ^ (uintptr_t)owner)))
+        return owner;
+    smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
+              "the slice of %zu bytes at %p has no owner at %p; pass what these calls returned, or zero: {0}", slice->size,
+              slice->data, (const void *)owner);
+    return NULL;
+}
+
+/* The same, and its bytes are there. */
+static smi_slice_owner *smi_slice_enter(const sagemem_slice *slice, const char *call) {
+    smi_slice_owner *owner = smi_slice_owner_of(slice, call);
+    if (owner == NULL) return NULL;
+    /* acquire: what the owner was given before its serial */
+    bool counts = smi_slice_counts(SMI_LOAD_ACQUIRE(&owner->word), slice->serial);
+    if (SMI_LIKELY(counts && !smi_slice_lost(owner))) return owner;
+    smi_slice_stale(slice, counts, call);
+    return NULL;
+}
+
+/* One more slice of the same bytes. */
+static sagemem_status smi_slice_add(const sagemem_slice *slice, const char *call) {
+    smi_slice_owner *owner = smi_slice_enter(slice, call);
+    if (owner == NULL) return smi_mine.error.status;
+    smi_u64 word = SMI_LOAD(&owner->word);
+    do {
+        if (!smi_slice_counts(word, slice->serial)) return smi_slice_stale(slice, false, call);
+        if ((uint32_t)word == UINT32_MAX)
+            return smi_fail(SAGEMEM_E_FULL, 0, call, "%u slices share the bytes at %p; release some: each release counts",
+                            UINT32_MAX, slice->data);
+    } while (!SMI_CAS(&owner->word, &word, word + 1));
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_slice sagemem_slice_copy(sagemem_heap *heap, const void *data, size_t size, sagemem_tag tag) {
+    const char *call = "sagemem_slice_copy";
+    if (data == NULL && size > 0) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "data is NULL, but %zu bytes are to be copied", size);
+        return smi_slice_none;
+    }
+    smi_slice_owner *owner = smi_slice_owner_new(call);
+    if (owner == NULL) return smi_slice_none;
+    smi_ref ref;
+    void *block = smi_alloc(heap, size, tag, smi_nowhere, false, call);
+    if (block == NULL || smi_resolve_or_fault(block, &ref, call) != SAGEMEM_OK) {
+        smi_slice_owner_give(owner);
+        return smi_slice_none;
+    }
+    if (size > 0) memcpy(block, data, size);
+    return smi_slice_of_block(owner, block, size, &ref);
+}
+
+SAGEMEM_API sagemem_slice sagemem_slice_take(void *block, size_t size) {
+    const char *call = "sagemem_slice_take";
+    smi_ref ref;
+    if (block == NULL) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "block is NULL: look whether its allocation failed");
+        return smi_slice_none;
+    }
+    if (smi_resolve_or_fault(block, &ref, call) != SAGEMEM_OK) return smi_slice_none;
+    if (size > ref.size) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are to be seen of block %p, which has %zu; see sagemem_size", size, block,
+                 ref.size);
+        return smi_slice_none;
+    }
+    smi_slice_owner *owner = smi_slice_owner_new(call);
+    return owner != NULL ? smi_slice_of_block(owner, block, size, &ref) : smi_slice_none;
+}
+
+SAGEMEM_API sagemem_slice sagemem_slice_wrap(const void *data, size_t size, void (*release_fn)(void *ctx, const void *data),
+                                             void *ctx) {
+    const char *call = "sagemem_slice_wrap";
+    uintptr_t end;
+    if ((data == NULL && size > 0) || __builtin_add_overflow((uintptr_t)data, size, &end)) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "there are no %zu bytes at %p; check both", size, data);
+        return smi_slice_none;
+    }
+    smi_slice_owner *owner = smi_slice_owner_new(call);
+    if (owner == NULL) return smi_slice_none;
+    owner->data = data;
+    owner->release_fn = release_fn;
+    owner->ctx = ctx;
+    owner->domain = NULL;
+    return smi_slice_first(owner, size);
+}
+
+SAGEMEM_API sagemem_slice sagemem_slice_retain(sagemem_slice slice) {
+    if (slice.owner == NULL || smi_slice_add(&slice, "sagemem_slice_retain") == SAGEMEM_OK) return slice;
+    return smi_slice_none;
+}
+
+/* The calling thread has taken the last slice away: nobody else looks at the owner. It is free for others before the bytes go,
+ * as whoever is called for them may not come back, or may make slices. */
+static void smi_slice_last(smi_slice_owner *owner, const sagemem_slice *slice, bool worn, const char *call) {
+    void *data = (void *)(uintptr_t)owner->data, *ctx = owner->ctx;
+    void (*release_fn)(void *ctx, const void *data) = owner->release_fn;
+    bool block = owner->domain != NULL, lost = smi_slice_lost(owner);
+    if (!worn) smi_slice_owner_give(owner);
+    if (lost) smi_slice_stale(slice, true, call);
+    else if (block) smi_free(data, smi_nowhere, call);
+    else if (release_fn != NULL) release_fn(ctx, data);
+}
+
+SAGEMEM_API void sagemem_slice_release(sagemem_slice slice) {
+    const char *call = "sagemem_slice_release";
+    smi_slice_owner *owner = slice.owner != NULL ? smi_slice_owner_of(&slice, call) : NULL;
+    if (owner == NULL) return;
+    smi_u64 word = SMI_LOAD(&owner->word), left;
+    do {
+        if (!smi_slice_counts(word, slice.serial)) {
+            smi_slice_stale(&slice, false, call);
+            return;
+        }
+        left = (uint32_t)word > 1 ? word - 1 : ((word >> 32) + 1) << 32; /* the next serial; 0 after the last there is */
+    } while (!SMI_CAS(&owner->word, &word, left)); /* release: our reads of the bytes; acquire, for the last: all others' */
+    if ((uint32_t)left == 0) smi_slice_last(owner, &slice, left == 0, call);
+}
+
+SAGEMEM_API sagemem_status sagemem_slice_sub(sagemem_slice slice, size_t start, size_t end, sagemem_slice *out) {
+    const char *call = "sagemem_slice_sub";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the slice to fill in");
+    *out = smi_slice_none;
+    if (start > end || end > slice.size)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "bytes %zu to %zu of a slice of %zu: not start <= end <= size", start, end,
+                        slice.size);
+    sagemem_status status = slice.owner != NULL ? smi_slice_add(&slice, call) : SAGEMEM_OK;
+    if (status != SAGEMEM_OK) return status;
+    *out = slice;
+    out->size = end - start;
+    if (start > 0) out->data = (const char *)slice.data + start;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API const void *sagemem_slice_at(sagemem_slice slice, size_t at, size_t size) {
+    const char *call = "sagemem_slice_at";
+    if (at > slice.size || size > slice.size - at) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes from %zu on reach past the end of a slice of %zu", size, at, slice.size);
+        return NULL;
+    }
+    if (slice.owner != NULL && smi_slice_enter(&slice, call) == NULL) return NULL;
+    return at > 0 ? (const char *)slice.data + at : slice.data;
+}
+
+SAGEMEM_API uint64_t sagemem_slice_count(sagemem_slice slice) {
+    const smi_slice_owner *owner = slice.owner != NULL ? smi_slice_owner_of(&slice, "sagemem_slice_count") : NULL;
+    if (owner == NULL) return 0;
+    uint64_t word = SMI_LOAD_ACQUIRE(&owner->word);
+    return smi_slice_counts(word, slice.serial) && !smi_slice_lost(owner) ? (uint32_t)word : 0;
+}
 
 #endif /* SAGEMEM_WITH_SLICE */
 
