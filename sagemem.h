@@ -155,7 +155,7 @@
  *
  *         sagemem_recycler *r = sagemem_recycler_create(NULL);
  *         char *buffer = (char *)sagemem_recycler_acquire(r, 70000);     // sagemem_size(buffer) bytes, undefined
- *         sagemem_recycler_release(r, buffer);                           // kept for the next one of 35000 ... 70000 bytes
+ *         sagemem_recycler_release(r, buffer);                           // kept for the next one of about 35 to 70 KB
  *         sagemem_recycler_destroy(r);                                   // frees all buffers, also those that are out
  *
  *     A buffer fits when it has the size asked for and at most `slack` times as much; of several the smallest is taken, of
@@ -7897,11 +7897,16 @@ static void smi_recycler_tree_put(sagemem_recycler *r, smi_recycler_buffer *b) {
     *left = *right = NULL;
 }
 
-/* Puts what hangs below b in its place, the higher rank first. */
-static void smi_recycler_tree_remove(sagemem_recycler *r, const smi_recycler_buffer *b) {
+/* What points to an idle buffer in the tree. */
+static smi_recycler_buffer **smi_recycler_tree_find(sagemem_recycler *r, const smi_recycler_buffer *b) {
     smi_recycler_buffer **link = &r->tree;
     while (*link != b) link = smi_recycler_before(b, *link) ? &(*link)->smaller : &(*link)->larger;
-    smi_recycler_buffer *left = b->smaller, *right = b->larger;
+    return link;
+}
+
+/* Puts what hangs below *link in its place, the higher rank first. */
+static void smi_recycler_tree_remove(smi_recycler_buffer **link) {
+    smi_recycler_buffer *left = (*link)->smaller, *right = (*link)->larger;
     while (left != NULL && right != NULL) {
         if (smi_recycler_rank(left) > smi_recycler_rank(right)) {
             *link = left;
@@ -7916,16 +7921,18 @@ static void smi_recycler_tree_remove(sagemem_recycler *r, const smi_recycler_buf
     *link = left != NULL ? left : right;
 }
 
-/* The smallest idle buffer of at least that size, of several the one released last; NULL: none, or it is too large. */
-static smi_recycler_buffer *smi_recycler_fit(const sagemem_recycler *r, size_t size) {
-    smi_recycler_buffer *best = NULL;
-    for (smi_recycler_buffer *b = r->tree; b != NULL;) {
-        if (b->size >= size) best = b;
-        b = b->size >= size ? b->smaller : b->larger;
+/* What points to the smallest idle buffer of at least that size, of several to the one released last; NULL: there is none, or
+ * it is too large. */
+static smi_recycler_buffer **smi_recycler_fit(sagemem_recycler *r, size_t size) {
+    smi_recycler_buffer **best = NULL;
+    for (smi_recycler_buffer **link = &r->tree; *link != NULL;) {
+        bool enough = (*link)->size >= size;
+        if (enough) best = link;
+        link = enough ? &(*link)->smaller : &(*link)->larger;
     }
     /* What the heap adds to a block never counts: a size that was released is good for the same size again. */
     double most = (double)size * r->desc.slack, rounded = (double)size * (1 + 1 / 16.0) + 64;
-    return best != NULL && (double)best->size <= (most > rounded ? most : rounded) ? best : NULL;
+    return best != NULL && (double)(*best)->size <= (most > rounded ? most : rounded) ? best : NULL;
 }
 
 /* Out of use: into the tree and the list. */
@@ -7941,8 +7948,9 @@ static void smi_recycler_idle(sagemem_recycler *r, smi_recycler_buffer *b) {
     r->stats.idle_bytes += b->size;
 }
 
-static void smi_recycler_unidle(sagemem_recycler *r, smi_recycler_buffer *b) {
-    smi_recycler_tree_remove(r, b);
+static void smi_recycler_unidle(sagemem_recycler *r, smi_recycler_buffer **link) {
+    smi_recycler_buffer *b = *link;
+    smi_recycler_tree_remove(link);
     if (b->newer != NULL) b->newer->older = b->older;
     else r->newest = b->older;
     if (b->older != NULL) b->older->newer = b->newer;
@@ -7963,7 +7971,7 @@ static void smi_recycler_back(sagemem_recycler *r, const smi_recycler_buffer *b)
 
 /* The recycler does not know the buffer any more; its block is the caller's affair. */
 static void smi_recycler_forget(sagemem_recycler *r, smi_recycler_buffer *b) {
-    if (b->released != 0) smi_recycler_unidle(r, b);
+    if (b->released != 0) smi_recycler_unidle(r, smi_recycler_tree_find(r, b));
     else smi_recycler_back(r, b);
     smi_recycler_buffer **link = smi_recycler_slot(r, b->block);
     while (*link != b) link = &(*link)->chain;
@@ -8135,14 +8143,15 @@ static void *smi_recycler_fresh(sagemem_recycler *r, size_t size, const char *ca
     }
 }
 
-static void *smi_recycler_reuse(sagemem_recycler *r, smi_recycler_buffer *b, const char *call) {
+static void *smi_recycler_reuse(sagemem_recycler *r, smi_recycler_buffer **link, const char *call) {
+    smi_recycler_buffer *b = *link;
     bool good = smi_recycler_intact(r, b, call);
     if (!good) {
         smi_recycler_forget(r, b);
         return NULL;
     }
     const smi_domain *d = r->object.domain;
-    smi_recycler_unidle(r, b);
+    smi_recycler_unidle(r, link);
     smi_recycler_out(r, b);
     r->stats.hits++;
     if (smi_checked(d)) smi_fill_quiet((char *)b->block, SMI_FILL_NEW, b->size);
@@ -8154,8 +8163,8 @@ static void *smi_recycler_reuse(sagemem_recycler *r, smi_recycler_buffer *b, con
 SAGEMEM_API void *sagemem_recycler_acquire(sagemem_recycler *recycler, size_t size) {
     const char *call = "sagemem_recycler_acquire";
     if (!smi_object_enter(recycler, &smi_recycler_kind, call)) return NULL;
-    smi_recycler_buffer *b = smi_recycler_fit(recycler, size);
-    void *block = b != NULL ? smi_recycler_reuse(recycler, b, call) : smi_recycler_fresh(recycler, size, call);
+    smi_recycler_buffer **fit = smi_recycler_fit(recycler, size);
+    void *block = fit != NULL ? smi_recycler_reuse(recycler, fit, call) : smi_recycler_fresh(recycler, size, call);
     smi_object_leave(&recycler->object);
     return block;
 }
@@ -8273,7 +8282,7 @@ struct sagemem_slice_owner {
     void (*release_fn)(void *ctx, const void *data);
     void *ctx;
     const smi_domain *domain; /* of the block; NULL: foreign bytes */
-    uint64_t salt;            /* the domain's, while it is the one that the block came from */
+    smi_u64 salt;             /* the domain's, while it is the one that the block came from */
     struct sagemem_slice_owner *next;
 };
 typedef struct sagemem_slice_owner smi_slice_owner;
@@ -8327,16 +8336,18 @@ static sagemem_slice smi_slice_of_block(smi_slice_owner *owner, const void *bloc
     owner->data = block;
     owner->release_fn = NULL;
     owner->ctx = NULL;
-    owner->domain = ref->domain;
-    owner->salt = ref->domain->salt;
+    SMI_STORE(&owner->domain, ref->domain);
+    SMI_STORE(&owner->salt, ref->domain->salt);
     return smi_slice_first(owner, size);
 }
 
 static bool smi_slice_counts(uint64_t word, uint64_t serial) { return word >> 32 == serial && (uint32_t)word != 0; }
 
-/* The block went with its scope or heap: a domain has its salt for itself, and a new one after each reset. */
+/* The block went with its scope or heap: a domain has its salt for itself, and a new one after each reset. Relaxed: the one
+ * who has a slice came by it after these were set; of one who has none the word tells. */
 static bool smi_slice_lost(const smi_slice_owner *owner) {
-    return owner->domain != NULL && (owner->domain->ending || owner->domain->salt != owner->salt);
+    const smi_domain *d = SMI_LOAD(&owner->domain);
+    return d != NULL && (d->ending || d->salt != SMI_LOAD(&owner->salt));
 }
 
 static sagemem_status smi_slice_stale(const sagemem_slice *slice, bool lost, const char *call) {
@@ -8434,7 +8445,7 @@ SAGEMEM_API sagemem_slice sagemem_slice_wrap(const void *data, size_t size, void
     owner->data = data;
     owner->release_fn = release_fn;
     owner->ctx = ctx;
-    owner->domain = NULL;
+    SMI_STORE(&owner->domain, (const smi_domain *)NULL);
     return smi_slice_first(owner, size);
 }
 
@@ -8475,8 +8486,8 @@ SAGEMEM_API sagemem_status sagemem_slice_sub(sagemem_slice slice, size_t start, 
     if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the slice to fill in");
     *out = smi_slice_none;
     if (start > end || end > slice.size)
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "bytes %zu to %zu of a slice of %zu: not start <= end <= size", start, end,
-                        slice.size);
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "bytes %zu to %zu of a slice of %zu are not within it; keep start <= end <= size", start, end, slice.size);
     sagemem_status status = slice.owner != NULL ? smi_slice_add(&slice, call) : SAGEMEM_OK;
     if (status != SAGEMEM_OK) return status;
     *out = slice;
@@ -8488,7 +8499,8 @@ SAGEMEM_API sagemem_status sagemem_slice_sub(sagemem_slice slice, size_t start, 
 SAGEMEM_API const void *sagemem_slice_at(sagemem_slice slice, size_t at, size_t size) {
     const char *call = "sagemem_slice_at";
     if (at > slice.size || size > slice.size - at) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes from %zu on reach past the end of a slice of %zu", size, at, slice.size);
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes from %zu on reach past the end of a slice of %zu; look at its size first",
+                 size, at, slice.size);
         return NULL;
     }
     if (slice.owner != NULL && smi_slice_enter(&slice, call) == NULL) return NULL;
