@@ -47,10 +47,47 @@ static int watch(const char *where, size_t size, const char *what) {
     return 0;
 }
 
-/* [heap|scope SIZE good|overflow|freed|ended]... */
+/* A buffer that was released lies idle in the recycler; after the scope it has gone with it. */
+static int watch_recycler(size_t size, const char *what) {
+    sagemem_recycler *recycler = sagemem_scope_begin(NULL, "forest", 12) == SAGEMEM_OK ? sagemem_recycler_create(NULL) : NULL;
+    if (recycler == NULL) return 2;
+    sagemem_recycler_release(recycler, sagemem_recycler_acquire(recycler, size));
+    char *volatile buffer = (char *)sagemem_recycler_acquire(recycler, size);
+    if (buffer == NULL) return 2;
+    memset(buffer, 'x', sagemem_size(buffer));
+    size_t at = strcmp(what, "overflow") == 0 ? sagemem_size(buffer) : 0;
+    if (strcmp(what, "freed") == 0) sagemem_recycler_release(recycler, buffer);
+    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
+    if (((volatile char *)buffer)[at] == 'y') return 3;
+    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
+    return 0;
+}
+
+/* The bytes of a slice that was the last of them. */
+static int watch_slice(size_t size, const char *what) {
+    char *text = (char *)calloc(1, size);
+    if (sagemem_scope_begin(NULL, "forest", 12) != SAGEMEM_OK || text == NULL) return 2;
+    sagemem_slice slice = sagemem_slice_copy(NULL, text, size, 1);
+    const char *volatile data = (const char *)slice.data;
+    free(text);
+    if (data == NULL) return 2;
+    size_t at = strcmp(what, "overflow") == 0 ? sagemem_size(slice.data) : 0;
+    if (strcmp(what, "freed") == 0) sagemem_slice_release(slice);
+    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
+    if (((const volatile char *)data)[at] == 'y') return 3;
+    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
+    return 0;
+}
+
+static int watch_one(const char *where, size_t size, const char *what) {
+    if (strcmp(where, "recycler") == 0) return watch_recycler(size, what);
+    return strcmp(where, "slice") == 0 ? watch_slice(size, what) : watch(where, size, what);
+}
+
+/* [heap|scope|recycler|slice SIZE good|overflow|freed|ended]... */
 int main(int argc, char **argv) {
     for (int i = 1; i + 2 < argc; i += 3) {
-        int status = watch(argv[i], (size_t)atoi(argv[i + 1]), argv[i + 2]);
+        int status = watch_one(argv[i], (size_t)atoi(argv[i + 1]), argv[i + 2]);
         if (status != 0) return status;
     }
     puts("ran to the end");
@@ -66,7 +103,7 @@ fail() {
 # AddressSanitizer ends the program with its first report. use-after-poison is what it calls memory that a library told it
 # to watch.
 check_asan() {
-    for where in heap scope; do
+    for where in heap scope recycler slice; do
         for size in 48 328 100000 300000; do
             for what in good overflow freed ended; do
                 [ $where-$what = heap-ended ] && continue
@@ -89,7 +126,7 @@ check_valgrind() {
     for what in good overflow freed ended; do
         cases=
         errors=0
-        for where in heap scope; do
+        for where in heap scope recycler slice; do
             [ $where-$what = heap-ended ] && continue
             for size in 48 328 100000 300000; do
                 cases="$cases $where $size $what"
