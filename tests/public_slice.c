@@ -429,7 +429,7 @@ static void blocks_belong_to_the_open_scope(void **state) {
 
 static void owners_are_used_again(void **state) {
     (void)state;
-    enum { MOST = 3000 };
+    enum { MOST = 6000 };
     static sagemem_slice slices[MOST];
     uint64_t peak = 0;
     for (int round = 0; round < 5; round++) {
@@ -440,6 +440,8 @@ static void owners_are_used_again(void **state) {
         if (round == 0) peak = overhead();
         for (int i = 0; i < MOST; i++) sagemem_slice_release(slices[i]);
     }
+    assert_int_equal(overhead(), peak);
+    for (int i = 0; i < 3 * MOST; i++) assert_none(sagemem_slice_copy(NULL, "a", 1, SAGEMEM_TAG_MAX + 1));
     assert_int_equal(overhead(), peak);
 }
 
