@@ -8372,24 +8372,21 @@ static smi_slice_owner *smi_slice_owner_of(const sagemem_slice *slice, const cha
     return NULL;
 }
 
-/* The same, and its bytes are there. */
-static smi_slice_owner *smi_slice_enter(const sagemem_slice *slice, const char *call) {
-    smi_slice_owner *owner = smi_slice_owner_of(slice, call);
-    if (owner == NULL) return NULL;
-    /* acquire: what the owner was given before its serial */
-    bool counts = smi_slice_counts(SMI_LOAD_ACQUIRE(&owner->word), slice->serial);
-    if (SMI_LIKELY(counts && !smi_slice_lost(owner))) return owner;
+/* Whether the bytes of a slice are there, by its owner's word; else the fault handler was called. */
+static bool smi_slice_lives(const sagemem_slice *slice, const smi_slice_owner *owner, uint64_t word, const char *call) {
+    bool counts = smi_slice_counts(word, slice->serial);
+    if (SMI_LIKELY(counts && !smi_slice_lost(owner))) return true;
     smi_slice_stale(slice, counts, call);
-    return NULL;
+    return false;
 }
 
 /* One more slice of the same bytes. */
 static sagemem_status smi_slice_add(const sagemem_slice *slice, const char *call) {
-    smi_slice_owner *owner = smi_slice_enter(slice, call);
+    smi_slice_owner *owner = smi_slice_owner_of(slice, call);
     if (owner == NULL) return smi_mine.error.status;
-    smi_u64 word = SMI_LOAD(&owner->word);
+    smi_u64 word = SMI_LOAD_ACQUIRE(&owner->word); /* acquire: what the owner was given before it had this serial */
     do {
-        if (!smi_slice_counts(word, slice->serial)) return smi_slice_stale(slice, false, call);
+        if (!smi_slice_lives(slice, owner, word, call)) return SAGEMEM_E_STALE;
         if ((uint32_t)word == UINT32_MAX)
             return smi_fail(SAGEMEM_E_FULL, 0, call, "%u slices share the bytes at %p; release some: each release counts",
                             UINT32_MAX, slice->data);
@@ -8503,7 +8500,10 @@ SAGEMEM_API const void *sagemem_slice_at(sagemem_slice slice, size_t at, size_t 
                  size, at, slice.size);
         return NULL;
     }
-    if (slice.owner != NULL && smi_slice_enter(&slice, call) == NULL) return NULL;
+    if (slice.owner != NULL) {
+        const smi_slice_owner *owner = smi_slice_owner_of(&slice, call);
+        if (owner == NULL || !smi_slice_lives(&slice, owner, SMI_LOAD_ACQUIRE(&owner->word), call)) return NULL;
+    }
     return at > 0 ? (const char *)slice.data + at : slice.data;
 }
 
