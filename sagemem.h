@@ -139,7 +139,26 @@
  *
  * ARENAS
  *
- *     (to be written: >>arena)
+ *     For many small things that go together: names of a catalogue, a parsed file, the scratch of one step. Make an arena,
+ *     allocate or put, then rewind to a mark, reset, or let its scope end; nothing is freed by itself. What must survive
+ *     growth of an array of addresses, another process or a file is put, and named by a ref of 16 bytes; sagemem_arena_get
+ *     finds it by two loads, sagemem_arena_save and _load carry all of it, and refs stay as they are.
+ *
+ *     bytes added to what is put                     none; to what is allocated up to 15, for its alignment
+ *     bytes added to a chunk                         16, and 8 by the heap; the last chunk is half empty on average
+ *     a chunk's end is left empty                    for what is at most a quarter of a chunk, so by at most that
+ *     rewind, reset                                  chunks, not things; peak memory is kept until sagemem_arena_trim
+ *     an image                                       64 bytes, 16 for each chunk, and what is used; CRC-32C over all of it
+ *
+ *     When memory or max_bytes is short an arena gives its spare chunks back, then makes a chunk just large enough.
+ *     Caught at once: a mark that was rewound past, or of another arena; a ref outside of what is used; an ended arena, or
+ *     one that ended with its scope; sagemem_free of something in it (E_FOREIGN); every change to an image, by the first
+ *     call that reads it. When the chunk is freed, and by sagemem_heap_check: writes in front of the first thing of a chunk;
+ *     behind the last one as of any block. Valgrind and AddressSanitizer see the ends of what was allocated (of what was put
+ *     only the last) and late use after a rewind.
+ *     Not caught: writing from one thing into the next; an address or a ref that is used after a rewind, once there is
+ *     something new. Not for things that end one by one (a pool), nor for one that grows (an array): it would stay behind
+ *     with each size.
  *
  * ARRAYS AND COLUMNS
  *
@@ -875,7 +894,8 @@ typedef struct sagemem_arena_desc {
     sagemem_heap *heap;
     sagemem_tag tag;
     const char *name;   /* ["arena"] */
-    size_t chunk_bytes; /* 1 KiB ... 1 GiB; what is larger than a quarter of it and does not fit gets a chunk of its own [64 KiB] */
+    size_t chunk_bytes; /* 1 KiB ... 1 GiB; what is larger than a quarter of it and does not fit gets a chunk of its own; rounded
+                           up to a multiple of 16 [64 KiB; when loaded: as saved] */
     uint64_t max_bytes; /* of all chunks [no limit] */
 } sagemem_arena_desc;
 
@@ -886,43 +906,50 @@ typedef struct sagemem_arena_mark {
 
 /* What was put: zero in all fields is none. Good after growth, and in an arena loaded from what this one saved. */
 typedef struct sagemem_arena_ref {
-    uint32_t chunk, offset; /* chunks count from 1 */
+    uint32_t chunk, offset; /* chunks count from 1; after a rewind their numbers serve again */
     uint64_t length;        /* bytes */
 } sagemem_arena_ref;
 
 typedef struct sagemem_arena_stats {
     uint64_t used, peak_used; /* bytes given out, padding included; most at once */
-    uint64_t held, chunks;    /* bytes and number of blocks taken from the heap */
+    uint64_t held, chunks;    /* bytes asked of the heap, and blocks; 16 bytes of each are the arena's */
 } sagemem_arena_stats;
 
-SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_create(const sagemem_arena_desc *desc); /* NULL desc: all defaults */
+/* An arena; NULL on failure (E_ARGUMENT, E_NOMEM, E_LIMIT). NULL desc: all defaults. No chunk until it is used. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_create(const sagemem_arena_desc *desc);
+/* The desc with every default resolved; `name` is valid while the arena lives. */
 SAGEMEM_API sagemem_status sagemem_arena_get_desc(const sagemem_arena *arena, sagemem_arena_desc *out);
 SAGEMEM_API sagemem_status sagemem_arena_get_stats(const sagemem_arena *arena, sagemem_arena_stats *out);
 
-/* Bytes at a multiple of 16 (of alignment, a power of two up to 4096), never moved; undefined, or zero in a SAGEMEM_HEAP_ZERO
- * heap. Size 0 is a place of its own. NULL: E_ARGUMENT, E_NOMEM, E_LIMIT, E_FULL for max_bytes; nothing has changed. */
+/* Bytes at a multiple of 16 (of alignment, a power of two up to 4096; 1 packs), never moved; undefined, or zero in a
+ * SAGEMEM_HEAP_ZERO heap. Size 0 is a place of its own. NULL: E_ARGUMENT, E_NOMEM, E_LIMIT, E_FULL for max_bytes; nothing
+ * has changed, but that spare chunks may have gone to the heap. Cost: a few nanoseconds; a block from the heap now and then. */
 SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_arena_alloc(sagemem_arena *arena, size_t size);
 SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_arena_alloc_aligned(sagemem_arena *arena, size_t size, size_t alignment);
 
 /* Copies data (may be NULL when size is 0) into the arena, at any address. A zeroed ref: as NULL above. */
 SAGEMEM_API sagemem_arena_ref sagemem_arena_put(sagemem_arena *arena, const void *data, size_t size);
-/* What was put, until it is rewound or reset; *size (may be NULL) is ref.length. NULL: E_ARGUMENT, the ref points outside of
- * what is used. Threads: any number at once while nobody changes the arena. */
+/* What was put, until it is rewound or reset; *size (may be NULL) is ref.length. NULL, *size 0: E_ARGUMENT, the ref points
+ * outside of what is used. Threads: any number at once while nobody changes the arena. */
 SAGEMEM_API const void *sagemem_arena_get(const sagemem_arena *arena, sagemem_arena_ref ref, size_t *size);
 
-/* Everything allocated after the mark goes; the chunks stay for what comes next, large ones of their own go to the heap. A
- * mark that was itself rewound is E_STALE at the fault handler. */
+/* Everything allocated after the mark goes; the chunks stay for what comes next, those of one thing go to the heap. The mark
+ * stays good. To the fault handler, and nothing has changed: E_STALE, a mark that was itself rewound past (one is missed
+ * only when 32 later rewinds, each to a higher place and past other marks, came after that); E_FOREIGN, another arena's mark.
+ * A failed get_mark (the fault handler was called) returns zeroes, which no arena takes. Cost: chunks that become spare. */
 SAGEMEM_API sagemem_arena_mark sagemem_arena_get_mark(sagemem_arena *arena);
 SAGEMEM_API void sagemem_arena_rewind(sagemem_arena *arena, sagemem_arena_mark mark);
-SAGEMEM_API void sagemem_arena_reset(sagemem_arena *arena);    /* everything goes, the chunks stay */
-SAGEMEM_API uint64_t sagemem_arena_trim(sagemem_arena *arena); /* unused chunks go to the heap; bytes given back */
+SAGEMEM_API void sagemem_arena_reset(sagemem_arena *arena);    /* everything goes, as by a rewind to the start */
+SAGEMEM_API uint64_t sagemem_arena_trim(sagemem_arena *arena); /* spare chunks go to the heap; bytes given back */
 SAGEMEM_API void sagemem_arena_destroy(sagemem_arena *arena);  /* NULL is fine */
 
-/* Writes the arena to a sink: a header with version, byte order and checksum, then the used part of each chunk. E_IO and
- * whatever the sink returns. Addresses stored inside the data are not translated: store refs. */
+/* Writes the arena to a sink, positions 0 and up without gaps: a header with version, byte order and checksum, then the used
+ * part of each chunk. The same puts give the same image. What the sink returns is returned, and ends it; close_fn is not
+ * called; the sink must not change the arena. Addresses stored inside the data are not translated: store refs. */
 SAGEMEM_API sagemem_status sagemem_arena_save(const sagemem_arena *arena, const sagemem_sink *to);
-/* An arena with what was saved, refs included; data (a mapped file, say) is copied and not needed afterwards. NULL: E_CORRUPT
- * (not such an image, cut short, damaged), E_UNSUPPORTED (a newer version, other byte order), E_NOMEM, E_LIMIT. */
+/* An arena with what was saved, refs included, aligned as it was up to 64; data (a mapped file, say) is copied, may be
+ * anything, and is not needed afterwards. NULL: E_CORRUPT (not such an image, cut short, longer, damaged), E_UNSUPPORTED (a
+ * newer version, other byte order), E_ARGUMENT, E_NOMEM, E_LIMIT, E_FULL for max_bytes. Cost: a copy and a checksum. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_load(const sagemem_arena_desc *desc, const void *data, size_t size);
 
 /* ==========================================================================
@@ -8048,15 +8075,13 @@ static size_t smi_arena_check(const smi_object *o, const char *call) {
 
 static const smi_object_kind smi_arena_kind = {"arena", sizeof(sagemem_arena), smi_arena_end, smi_arena_check};
 
-/* An arena that has not ended, by any thread: its structure stays readable, whatever it is by now. */
-SMI_INLINE bool smi_arena_lives(const sagemem_arena *a) {
-    return smi_lookup(a) == &smi_meta_page && ((uintptr_t)a & 63) == 0 && a->object.kind == &smi_arena_kind &&
-           a->object.domain != &smi_process;
+/* What smi_object_enter finds, in line. An arena's structure stays readable when it has ended: its domain is then the
+ * process, which has no owner. */
+SMI_INLINE bool smi_arena_known(const sagemem_arena *a) {
+    return smi_lookup(a) == &smi_meta_page && ((uintptr_t)a & 63) == 0 && a->object.kind == &smi_arena_kind;
 }
-
-/* The short way in: what smi_object_enter would find, for the owner's thread and without a lock. */
 SMI_INLINE bool smi_arena_mine(const sagemem_arena *a) {
-    return smi_arena_lives(a) && a->plain && SMI_LOAD(&a->object.domain->base->owner) == smi_self();
+    return smi_arena_known(a) && a->plain && SMI_LOAD(&a->object.domain->base->owner) == smi_self();
 }
 SMI_INLINE bool smi_arena_enter(const sagemem_arena *a, const char *call) {
     return SMI_LIKELY(smi_arena_mine(a)) || smi_object_enter(a, &smi_arena_kind, call);
@@ -8198,7 +8223,7 @@ SAGEMEM_API sagemem_arena_ref sagemem_arena_put(sagemem_arena *arena, const void
 SAGEMEM_API const void *sagemem_arena_get(const sagemem_arena *arena, sagemem_arena_ref ref, size_t *size) {
     const char *call = "sagemem_arena_get";
     if (size != NULL) *size = 0;
-    if (SMI_UNLIKELY(!smi_arena_lives(arena))) {
+    if (SMI_UNLIKELY(!smi_arena_known(arena) || arena->object.domain == &smi_process)) {
         if (smi_object_enter(arena, &smi_arena_kind, call)) smi_object_leave(&arena->object); /* no: it tells why not */
         return NULL;
     }
