@@ -7993,7 +7993,7 @@ static char *smi_arena_give(sagemem_arena *a, size_t size, size_t alignment, boo
     char *at = from + padding;
     size_t left = (size_t)(end - at) - size, gap = gapped && smi_watched ? (size_t)SMI_ARENA_GAP : 0;
     if (gap > left) gap = left;
-    smi_arena_lay(from, padding, size, gap, a->zero && !own); /* one of its own is new, and zero */
+    smi_arena_lay(from, padding, size, gap, a->zero && (!own || smi_watched)); /* one of its own is new, and zero */
     *number = own ? a->count : a->current;
     if (own) a->below += c->used = padding + size + gap;
     else a->at = at + size + gap;
