@@ -1,7 +1,7 @@
 #!/bin/sh
 # What AddressSanitizer and Valgrind see of blocks: sh tests/watched_test.sh DIRECTORY
 #
-# A program reads one byte past sagemem_size, or a freed block, in an ordinary heap and in a scope, with a block of each kind;
+# A program reads one byte past sagemem_size, or a freed block, in an ordinary heap, a scope and an arena, with a block of each kind;
 # the tool must report it, and must be silent about the same program when it does nothing wrong. CC and CFLAGS as in the Makefile.
 # Compiler commands and flags are lists of words.
 # shellcheck disable=SC2086
@@ -47,10 +47,28 @@ static int watch(const char *where, size_t size, const char *what) {
     return 0;
 }
 
-/* [heap|scope SIZE good|overflow|freed|ended]... */
+/* Of two things in an arena the first: its end, and what is left of it after a rewind or the end of the scope. */
+static int watch_arena(size_t size, const char *what) {
+    if (sagemem_scope_begin(NULL, "forest", 12) != SAGEMEM_OK) return 2;
+    sagemem_arena *arena = sagemem_arena_create(NULL);
+    if (sagemem_arena_put(arena, "before", 6).chunk == 0) return 2;
+    sagemem_arena_mark mark = sagemem_arena_get_mark(arena);
+    char *volatile thing = (char *)sagemem_arena_alloc(arena, size), *volatile next = (char *)sagemem_arena_alloc(arena, size);
+    if (thing == NULL || next == NULL) return 2;
+    memset(thing, 'x', size);
+    memset(next, 'x', size);
+    if (strcmp(what, "freed") == 0) sagemem_arena_rewind(arena, mark);
+    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
+    if (((volatile char *)thing)[strcmp(what, "overflow") == 0 ? size : 0] == 'y') return 3;
+    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
+    return 0;
+}
+
+/* [heap|scope|arena SIZE good|overflow|freed|ended]... */
 int main(int argc, char **argv) {
     for (int i = 1; i + 2 < argc; i += 3) {
-        int status = watch(argv[i], (size_t)atoi(argv[i + 1]), argv[i + 2]);
+        size_t size = (size_t)atoi(argv[i + 1]);
+        int status = strcmp(argv[i], "arena") == 0 ? watch_arena(size, argv[i + 2]) : watch(argv[i], size, argv[i + 2]);
         if (status != 0) return status;
     }
     puts("ran to the end");
@@ -66,7 +84,7 @@ fail() {
 # AddressSanitizer ends the program with its first report. use-after-poison is what it calls memory that a library told it
 # to watch.
 check_asan() {
-    for where in heap scope; do
+    for where in heap scope arena; do
         for size in 48 328 100000 300000; do
             for what in good overflow freed ended; do
                 [ $where-$what = heap-ended ] && continue
@@ -89,7 +107,7 @@ check_valgrind() {
     for what in good overflow freed ended; do
         cases=
         errors=0
-        for where in heap scope; do
+        for where in heap scope arena; do
             [ $where-$what = heap-ended ] && continue
             for size in 48 328 100000 300000; do
                 cases="$cases $where $size $what"
