@@ -171,7 +171,26 @@
  *
  * ARENAS
  *
- *     (to be written: >>arena)
+ *     For many small things that go together: names of a catalogue, a parsed file, the scratch of one step. Make an arena,
+ *     allocate or put, then rewind to a mark, reset, or let its scope end; nothing is freed by itself. What must survive
+ *     growth of an array of addresses, another process or a file is put, and named by a ref of 16 bytes; sagemem_arena_get
+ *     finds it by two loads, sagemem_arena_save and _load carry all of it, and refs stay as they are.
+ *
+ *     bytes added to what is put                     none; to what is allocated up to 15, for its alignment
+ *     bytes added to a chunk                         16, and 8 by the heap; the last chunk is half empty on average
+ *     a chunk's end is left empty                    for what is at most a quarter of a chunk, so by at most that
+ *     rewind, reset                                  chunks, not things; peak memory is kept until sagemem_arena_trim
+ *     an image                                       64 bytes, 16 for each chunk, and what is used; CRC-32C over all of it
+ *
+ *     When memory or max_bytes is short an arena gives its spare chunks back, then makes a chunk just large enough.
+ *     Caught at once: a mark that was rewound past, or of another arena; a ref outside of what is used; an ended arena, or
+ *     one that ended with its scope; sagemem_free of something in it (E_FOREIGN); every change to an image, by the first
+ *     call that reads it. When the chunk is freed, and by sagemem_heap_check: writes in front of the first thing of a chunk;
+ *     behind the last one as of any block. Valgrind and AddressSanitizer see the ends of what was allocated (of what was put
+ *     only the last) and late use after a rewind.
+ *     Not caught: writing from one thing into the next; an address or a ref that is used after a rewind, once there is
+ *     something new. Not for things that end one by one (a pool), nor for one that grows (an array): it would stay behind
+ *     with each size.
  *
  * ARRAYS AND COLUMNS
  *
@@ -928,7 +947,8 @@ typedef struct sagemem_arena_desc {
     sagemem_heap *heap;
     sagemem_tag tag;
     const char *name;   /* ["arena"] */
-    size_t chunk_bytes; /* 1 KiB ... 1 GiB; what is larger than a quarter of it and does not fit gets a chunk of its own [64 KiB] */
+    size_t chunk_bytes; /* 1 KiB ... 1 GiB; what is larger than a quarter of it and does not fit gets a chunk of its own; rounded
+                           up to a multiple of 16 [64 KiB; when loaded: as saved] */
     uint64_t max_bytes; /* of all chunks [no limit] */
 } sagemem_arena_desc;
 
@@ -939,43 +959,50 @@ typedef struct sagemem_arena_mark {
 
 /* What was put: zero in all fields is none. Good after growth, and in an arena loaded from what this one saved. */
 typedef struct sagemem_arena_ref {
-    uint32_t chunk, offset; /* chunks count from 1 */
+    uint32_t chunk, offset; /* chunks count from 1; after a rewind their numbers serve again */
     uint64_t length;        /* bytes */
 } sagemem_arena_ref;
 
 typedef struct sagemem_arena_stats {
     uint64_t used, peak_used; /* bytes given out, padding included; most at once */
-    uint64_t held, chunks;    /* bytes and number of blocks taken from the heap */
+    uint64_t held, chunks;    /* bytes asked of the heap, and blocks; 16 bytes of each are the arena's */
 } sagemem_arena_stats;
 
-SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_create(const sagemem_arena_desc *desc); /* NULL desc: all defaults */
+/* An arena; NULL on failure (E_ARGUMENT, E_NOMEM, E_LIMIT). NULL desc: all defaults. No chunk until it is used. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_create(const sagemem_arena_desc *desc);
+/* The desc with every default resolved; `name` is valid while the arena lives. */
 SAGEMEM_API sagemem_status sagemem_arena_get_desc(const sagemem_arena *arena, sagemem_arena_desc *out);
 SAGEMEM_API sagemem_status sagemem_arena_get_stats(const sagemem_arena *arena, sagemem_arena_stats *out);
 
-/* Bytes at a multiple of 16 (of alignment, a power of two up to 4096), never moved; undefined, or zero in a SAGEMEM_HEAP_ZERO
- * heap. Size 0 is a place of its own. NULL: E_ARGUMENT, E_NOMEM, E_LIMIT, E_FULL for max_bytes; nothing has changed. */
+/* Bytes at a multiple of 16 (of alignment, a power of two up to 4096; 1 packs), never moved; undefined, or zero in a
+ * SAGEMEM_HEAP_ZERO heap. Size 0 is a place of its own. NULL: E_ARGUMENT, E_NOMEM, E_LIMIT, E_FULL for max_bytes; nothing
+ * has changed, but that spare chunks may have gone to the heap. Cost: a few nanoseconds; a block from the heap now and then. */
 SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_arena_alloc(sagemem_arena *arena, size_t size);
 SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_arena_alloc_aligned(sagemem_arena *arena, size_t size, size_t alignment);
 
 /* Copies data (may be NULL when size is 0) into the arena, at any address. A zeroed ref: as NULL above. */
 SAGEMEM_API sagemem_arena_ref sagemem_arena_put(sagemem_arena *arena, const void *data, size_t size);
-/* What was put, until it is rewound or reset; *size (may be NULL) is ref.length. NULL: E_ARGUMENT, the ref points outside of
- * what is used. Threads: any number at once while nobody changes the arena. */
+/* What was put, until it is rewound or reset; *size (may be NULL) is ref.length. NULL, *size 0: E_ARGUMENT, the ref points
+ * outside of what is used. Threads: any number at once while nobody changes the arena. */
 SAGEMEM_API const void *sagemem_arena_get(const sagemem_arena *arena, sagemem_arena_ref ref, size_t *size);
 
-/* Everything allocated after the mark goes; the chunks stay for what comes next, large ones of their own go to the heap. A
- * mark that was itself rewound is E_STALE at the fault handler. */
+/* Everything allocated after the mark goes; the chunks stay for what comes next, those of one thing go to the heap. The mark
+ * stays good. To the fault handler, and nothing has changed: E_STALE, a mark that was itself rewound past (one is missed
+ * only when 32 later rewinds, each to a higher place and past other marks, came after that); E_FOREIGN, another arena's mark.
+ * A failed get_mark (the fault handler was called) returns zeroes, which no arena takes. Cost: chunks that become spare. */
 SAGEMEM_API sagemem_arena_mark sagemem_arena_get_mark(sagemem_arena *arena);
 SAGEMEM_API void sagemem_arena_rewind(sagemem_arena *arena, sagemem_arena_mark mark);
-SAGEMEM_API void sagemem_arena_reset(sagemem_arena *arena);    /* everything goes, the chunks stay */
-SAGEMEM_API uint64_t sagemem_arena_trim(sagemem_arena *arena); /* unused chunks go to the heap; bytes given back */
+SAGEMEM_API void sagemem_arena_reset(sagemem_arena *arena);    /* everything goes, as by a rewind to the start */
+SAGEMEM_API uint64_t sagemem_arena_trim(sagemem_arena *arena); /* spare chunks go to the heap; bytes given back */
 SAGEMEM_API void sagemem_arena_destroy(sagemem_arena *arena);  /* NULL is fine */
 
-/* Writes the arena to a sink: a header with version, byte order and checksum, then the used part of each chunk. E_IO and
- * whatever the sink returns. Addresses stored inside the data are not translated: store refs. */
+/* Writes the arena to a sink, positions 0 and up without gaps: a header with version, byte order and checksum, then the used
+ * part of each chunk. The same puts give the same image. What the sink returns is returned, and ends it; close_fn is not
+ * called; the sink must not change the arena. Addresses stored inside the data are not translated: store refs. */
 SAGEMEM_API sagemem_status sagemem_arena_save(const sagemem_arena *arena, const sagemem_sink *to);
-/* An arena with what was saved, refs included; data (a mapped file, say) is copied and not needed afterwards. NULL: E_CORRUPT
- * (not such an image, cut short, damaged), E_UNSUPPORTED (a newer version, other byte order), E_NOMEM, E_LIMIT. */
+/* An arena with what was saved, refs included, aligned as it was up to 64; data (a mapped file, say) is copied, may be
+ * anything, and is not needed afterwards. NULL: E_CORRUPT (not such an image, cut short, longer, damaged), E_UNSUPPORTED (a
+ * newer version, other byte order), E_ARGUMENT, E_NOMEM, E_LIMIT, E_FULL for max_bytes. Cost: a copy and a checksum. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_load(const sagemem_arena_desc *desc, const void *data, size_t size);
 
 /* ==========================================================================
@@ -8244,7 +8271,730 @@ SAGEMEM_API void sagemem_recycler_destroy(sagemem_recycler *recycler) {
 /* ==========================================================================
  * >>arena  Chunks that are only ever filled from the front.
  * ========================================================================== */
+
+/* -- A checksum for what is read back: CRC-32C (Castagnoli, Braeuer, Herrmann 1993; the parameters of RFC 3720, appendix B),
+ *    eight bytes at a time from eight tables (slicing-by-8, Kounavis and Berry 2005). Of every layer that writes. */
+
+static uint32_t smi_crc_table[8][256];
+static bool smi_crc_ready;
+
+SMI_FOR_LAYERS void smi_crc_prepare(void) {
+    smi_lock_take(&smi_meta_lock);
+    for (uint32_t i = 0; !smi_crc_ready && i < 256; i++) {
+        uint32_t crc = i;
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ ((crc & 1) != 0 ? 0x82F63B78u : 0); /* the polynomial, reflected */
+        smi_crc_table[0][i] = crc;
+    }
+    for (int k = 1; !smi_crc_ready && k < 8; k++)
+        for (int i = 0; i < 256; i++) {
+            uint32_t before = smi_crc_table[k - 1][i];
+            smi_crc_table[k][i] = before >> 8 ^ smi_crc_table[0][before & 0xFF];
+        }
+    SMI_STORE_RELEASE(&smi_crc_ready, true); /* with it the tables are seen by who reads it in smi_crc32c */
+    smi_lock_give(&smi_meta_lock);
+}
+
+/* Of these bytes, behind those whose checksum is `crc`; 0: behind none. */
+SMI_FOR_LAYERS uint32_t smi_crc32c(uint32_t crc, const void *data, size_t size) {
+    if (SMI_UNLIKELY(!SMI_LOAD_ACQUIRE(&smi_crc_ready))) smi_crc_prepare();
+    const unsigned char *p = (const unsigned char *)data;
+    crc = ~crc;
+    for (; size >= 8; size -= 8, p += 8) {
+        uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+        crc = smi_crc_table[7][low & 0xFF] ^ smi_crc_table[6][low >> 8 & 0xFF] ^ smi_crc_table[5][low >> 16 & 0xFF] ^
+              smi_crc_table[4][low >> 24] ^ smi_crc_table[3][p[4]] ^ smi_crc_table[2][p[5]] ^ smi_crc_table[1][p[6]] ^
+              smi_crc_table[0][p[7]];
+    }
+    for (; size > 0; size--, p++) crc = crc >> 8 ^ smi_crc_table[0][(crc ^ *p) & 0xFF];
+    return ~crc;
+}
+
 #if SAGEMEM_WITH_ARENA
+
+/* The chunks in use come first in the table, in the order in which they came into use, then the spare ones. What is small
+ * comes from the current chunk, the last in use that was not made for one thing alone: those do not end it.
+ *
+ *     number    1          2       3          4       5      |
+ *     chunks    ordinary   own     ordinary   own     own    |  ordinary  ordinary
+ *                                  current            last   |  spare
+ *
+ *     a chunk   | guard, 16 | handed out, front to back      | room            |
+ *               block       start                            at                end
+ *
+ * A position is (number of chunks in use) << 32 | (bytes handed out of the current one): it grows with every allocation and
+ * says all that a rewind needs. The guard is there so that nothing handed out is the start of a block: sagemem_free of it
+ * is seen; and it shows what was written in front of the first thing. What is padding is zero: an image holds nothing
+ * else. Blocks begin at multiples of 64, so that what was aligned up to that is so again in an arena that was loaded.
+ *
+ * Which marks were rewound past: each rewind below the highest mark that is good gets a serial number, and a mark has that
+ * of its time. A mark is good if no later rewind went below it, so of the rewinds only those matter that no later one went
+ * below or to: a stack, in which places grow with time, and the first one after the mark's time decides. */
+enum {
+    SMI_ARENA_GUARD = 16,
+    SMI_ARENA_ALIGN = 64,
+    SMI_ARENA_GAP = 16,     /* behind each allocation where a tool is to see its end */
+    SMI_ARENA_REWINDS = 32, /* of the stack; one more pushes out the oldest, and with it what only that one knew */
+    SMI_ARENA_TABLE = 8,    /* entries of the first table */
+    SMI_ARENA_COPY = 4096
+};
+
+typedef struct smi_arena_chunk {
+    char *block;
+    size_t size;      /* of the block, as asked for: a multiple of 16 */
+    size_t used;      /* bytes handed out, padding included; of the current chunk at - start, and this is old */
+    uint32_t current; /* number of the current chunk while this is the last in use; 0: none */
+    bool own;         /* made for one thing, or loaded: goes with it */
+} smi_arena_chunk;
+
+typedef struct smi_arena_rewind {
+    uint64_t serial, position;
+} smi_arena_rewind;
+
+struct sagemem_arena {
+    smi_object object;
+    char *at, *end, *start; /* of the current chunk; all the same when there is none */
+    uint32_t current;       /* its number; 0: none */
+    uint32_t count, total;  /* chunks in use; and spare */
+    uint32_t room;          /* entries of the table */
+    smi_arena_chunk *chunks;
+    bool plain; /* the short paths: neither zeroing nor a tool that watches */
+    bool zero;
+    sagemem_tag tag;
+    size_t chunk_bytes;
+    uint64_t max_bytes;
+    uint64_t below;                              /* bytes used in all chunks but the current one */
+    uint64_t peak, held;                         /* peak: of used, at the rewinds so far */
+    uint64_t born, serial;                       /* of the first rewind - 1: no other arena's; of the last one */
+    uint64_t highest;                            /* no good mark has a higher position */
+    smi_arena_rewind rewinds[SMI_ARENA_REWINDS]; /* oldest first: serials and positions both grow */
+    uint32_t rewind_count;
+};
+
+static smi_u64 smi_arenas_made;
+
+static const char *smi_arena_name(const sagemem_arena *a) { return a->object.name != NULL ? a->object.name : "arena"; }
+static char *smi_arena_start(const smi_arena_chunk *c) { return c->block + SMI_ARENA_GUARD; }
+static uint64_t smi_arena_used(const sagemem_arena *a) { return a->below + (uint64_t)(a->at - a->start); }
+static uint64_t smi_arena_position(const sagemem_arena *a) { return (uint64_t)a->count << 32 | (uint64_t)(a->at - a->start); }
+static size_t smi_arena_used_of(const sagemem_arena *a, uint32_t number) {
+    return number == a->current ? (size_t)(a->at - a->start) : a->chunks[number - 1].used;
+}
+
+/* -- Chunks ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t smi_arena_guard(const char *block) { return ((uint64_t)(uintptr_t)block ^ smi_secret) * SMI_MIX; }
+static bool smi_arena_intact(const smi_arena_chunk *c) {
+    return smi_get(c->block) == smi_arena_guard(c->block) && smi_get(c->block + 8) == ~smi_arena_guard(c->block);
+}
+
+static bool smi_arena_table_grow(sagemem_arena *a, const char *call) {
+    uint32_t room = a->room > 0 ? 2 * a->room : (uint32_t)SMI_ARENA_TABLE;
+    size_t bytes;
+    if (room <= a->room || __builtin_mul_overflow(room, sizeof *a->chunks, &bytes)) {
+        smi_fail(SAGEMEM_E_FULL, 0, call, "arena '%s' has %u chunks, and refs have no larger numbers; raise chunk_bytes (%zu)",
+                 smi_arena_name(a), a->total, a->chunk_bytes);
+        return false;
+    }
+    smi_arena_chunk *fresh = NULL;
+    smi_mine.paying = &a->object.domain->budget;
+    if (smi_os_fails()) smi_fail_system(call, bytes);
+    else fresh = (smi_arena_chunk *)smi_meta_alloc(bytes);
+    smi_mine.paying = NULL;
+    if (fresh == NULL) return false;
+    if (a->total > 0) memcpy(fresh, a->chunks, a->total * sizeof *fresh);
+    smi_meta_free(a->chunks, a->room * sizeof *fresh);
+    a->chunks = fresh;
+    a->room = room;
+    return true;
+}
+
+/* A block of that size, as the last chunk of the table. */
+static bool smi_arena_chunk_add(sagemem_arena *a, size_t size, bool own, const char *call) {
+    if (a->max_bytes != 0 && (a->held > a->max_bytes || size > a->max_bytes - a->held)) {
+        smi_fail(SAGEMEM_E_FULL, 0, call,
+                 "arena '%s' holds %llu bytes and its max_bytes is %llu: a chunk of %zu is over it; rewind or reset the arena, or "
+                 "raise max_bytes",
+                 smi_arena_name(a), (unsigned long long)a->held, (unsigned long long)a->max_bytes, size);
+        return false;
+    }
+    if (a->total == a->room && !smi_arena_table_grow(a, call)) return false;
+    char *block = (char *)smi_object_alloc(&a->object, SMI_ARENA_ALIGN, size, a->tag, false, call);
+    if (block == NULL) return false;
+    if (smi_watched) smi_watch_shut(block, sagemem_size(block));
+    smi_set(block, smi_arena_guard(block));
+    smi_set(block + 8, ~smi_arena_guard(block));
+    smi_arena_chunk *c = &a->chunks[a->total++];
+    c->block = block;
+    c->size = size;
+    c->used = 0;
+    c->own = own;
+    a->held += size;
+    return true;
+}
+
+/* The block goes to the heap; the table is the caller's affair, and consistent: a fault handler may jump away. */
+static void smi_arena_chunk_free(sagemem_arena *a, smi_arena_chunk c, const char *call) {
+    bool intact = smi_arena_intact(&c);
+    a->held -= c.size;
+    if (smi_watched) smi_watch_open(c.block, sagemem_size(c.block));
+    smi_free(c.block, smi_nowhere, call);
+    if (!intact)
+        smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call,
+                  "chunk %p of arena '%s' (tag '%s') was written to in front of the first thing in it; look for an index below 0",
+                  (void *)c.block, smi_arena_name(a), sagemem_tag_name(a->tag));
+}
+
+static uint64_t smi_arena_spares_free(sagemem_arena *a, const char *call) {
+    uint64_t before = a->held;
+    while (a->total > a->count) smi_arena_chunk_free(a, a->chunks[--a->total], call);
+    return before - a->held;
+}
+
+/* A new chunk of `wanted` bytes at the end of the table. Where that is not to be had, without spare chunks, or of `least`. */
+static bool smi_arena_chunk_make(sagemem_arena *a, size_t least, size_t wanted, bool own, const char *call) {
+    if (a->max_bytes > a->held && wanted > a->max_bytes - a->held) wanted = (size_t)(a->max_bytes - a->held) & ~(size_t)15;
+    if (wanted < least) wanted = least;
+    if (smi_arena_chunk_add(a, wanted, own, call)) return true;
+    if (smi_mine.error.status == SAGEMEM_E_ARGUMENT) return false;
+    if (smi_arena_spares_free(a, call) > 0 && smi_arena_chunk_add(a, wanted, own, call)) return true;
+    return wanted > least && smi_arena_chunk_add(a, least, own, call);
+}
+
+/* There is no current chunk any more: what it has in use counts as that of others does. */
+static void smi_arena_close(sagemem_arena *a) {
+    if (a->current != 0) a->chunks[a->current - 1].used = (size_t)(a->at - a->start);
+    a->below += (uint64_t)(a->at - a->start);
+    a->current = 0;
+    a->at = a->end = a->start = (char *)a;
+}
+
+/* A chunk in use becomes the current one (0: none does), with that many bytes in use. Behind smi_arena_close. */
+static void smi_arena_open(sagemem_arena *a, uint32_t number, size_t used) {
+    if (number == 0) return;
+    const smi_arena_chunk *c = &a->chunks[number - 1];
+    a->below -= c->used;
+    a->current = number;
+    a->start = smi_arena_start(c);
+    a->at = a->start + used;
+    a->end = c->block + c->size;
+    if (smi_watched) smi_watch_shut(a->at, (size_t)(a->end - a->at));
+}
+
+/* One more chunk is in use, with room for `need` bytes: one of its own, or the current one from now on. */
+static bool smi_arena_chunk_next(sagemem_arena *a, size_t need, bool own, const char *call) {
+    uint32_t found = a->count;
+    while (!own && found < a->total && a->chunks[found].size - SMI_ARENA_GUARD < need) found++;
+    if (own || found == a->total) {
+        size_t least = need + SMI_ARENA_GUARD;
+        if (!smi_arena_chunk_make(a, least, own ? least : a->chunk_bytes, own, call)) return false;
+        found = a->total - 1;
+    }
+    smi_arena_chunk next = a->chunks[found];
+    a->chunks[found] = a->chunks[a->count];
+    next.used = 0;
+    next.current = own ? a->current : a->count + 1;
+    a->chunks[a->count++] = next;
+    if (own) return true;
+    smi_arena_close(a);
+    smi_arena_open(a, a->count, 0);
+    return true;
+}
+
+/* -- What is handed out -------------------------------------------------------------------------------------------- */
+
+static size_t smi_arena_padding(const char *at, size_t alignment) { return (size_t)(0 - (uintptr_t)at) & (alignment - 1); }
+
+/* Padding, a thing and a gap behind it, in room that nobody has seen: the tools are told, and what must be zero is. */
+static void smi_arena_lay(char *from, size_t padding, size_t size, size_t gap, bool zero) {
+    if (smi_watched) smi_watch_fresh(from, padding + size + gap);
+    memset(from, 0, padding);
+    if (zero) memset(from + padding, 0, size);
+    memset(from + padding + size, 0, gap);
+    if (!smi_watched) return;
+    smi_watch_shut(from, padding);
+    smi_watch_shut(from + padding + size, gap);
+}
+
+/* The long way to `size` bytes at a multiple of `alignment`: where they are, and the number of their chunk. An allocation
+ * gets a gap behind it where a tool watches and there is room: that makes nothing fail that would not fail otherwise. */
+static char *smi_arena_give(sagemem_arena *a, size_t size, size_t alignment, bool gapped, uint32_t *number, const char *call) {
+    size_t slack = alignment > 16 ? alignment - 16 : 0, need; /* a chunk starts at a multiple of 16 */
+    if (size > SIZE_MAX - SMI_GRANULE) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an address can count; check how the number was computed",
+                 size);
+        return NULL;
+    }
+    need = (size + slack + 15) & ~(size_t)15;
+    size_t padding = smi_arena_padding(a->at, alignment), room = (size_t)(a->end - a->at);
+    bool fits = a->current != 0 && padding <= room && size <= room - padding, own = !fits && need > a->chunk_bytes / 4;
+    if (!fits && !smi_arena_chunk_next(a, need, own, call)) return NULL;
+    smi_arena_chunk *c = &a->chunks[a->count - 1];
+    char *from = own ? smi_arena_start(c) : a->at, *end = own ? c->block + c->size : a->end;
+    padding = smi_arena_padding(from, alignment);
+    char *at = from + padding;
+    size_t left = (size_t)(end - at) - size, gap = gapped && smi_watched ? (size_t)SMI_ARENA_GAP : 0;
+    if (gap > left) gap = left;
+    smi_arena_lay(from, padding, size, gap, a->zero && (!own || smi_watched)); /* one of its own is new, and zero */
+    *number = own ? a->count : a->current;
+    if (own) a->below += c->used = padding + size + gap;
+    else a->at = at + size + gap;
+    return at;
+}
+
+/* -- Marks and rewinds ----------------------------------------------------------------------------------------------- */
+
+/* Good marks above `position` are past from now on. */
+static void smi_arena_remember(sagemem_arena *a, uint64_t position) {
+    while (a->rewind_count > 0 && a->rewinds[a->rewind_count - 1].position >= position) a->rewind_count--;
+    if (a->rewind_count == SMI_ARENA_REWINDS) memmove(a->rewinds, a->rewinds + 1, --a->rewind_count * sizeof a->rewinds[0]);
+    smi_arena_rewind last = {++a->serial, position};
+    a->rewinds[a->rewind_count++] = last;
+    a->highest = position;
+}
+
+static bool smi_arena_mark_good(const sagemem_arena *a, sagemem_arena_mark mark, const char *call) {
+    if (mark.serial - a->born > a->serial - a->born) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
+                  "no mark of arena '%s'; pass what sagemem_arena_get_mark returned for it", smi_arena_name(a));
+        return false;
+    }
+    uint32_t i = 0;
+    while (i < a->rewind_count && a->rewinds[i].serial <= mark.serial) i++;
+    bool past = i < a->rewind_count && a->rewinds[i].position < mark.position;
+    uint32_t count = (uint32_t)(mark.position >> 32), current = count > 0 && count <= a->count ? a->chunks[count - 1].current : 0;
+    size_t used = current > 0 ? smi_arena_used_of(a, current) : 0;
+    if (!past && count <= a->count && (uint32_t)mark.position <= used) return true;
+    smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
+              "the mark was rewound past: arena '%s' was at a mark before it, or reset, since it was taken; take a new one",
+              smi_arena_name(a));
+    return false;
+}
+
+/* A position that the arena was at: what came after it goes. */
+static void smi_arena_back(sagemem_arena *a, uint64_t position, const char *call) {
+    uint32_t count = (uint32_t)(position >> 32), current = count > 0 ? a->chunks[count - 1].current : 0;
+    uint64_t used = smi_arena_used(a);
+    if (used > a->peak) a->peak = used;
+    if (a->highest > position) smi_arena_remember(a, position);
+    smi_arena_close(a);
+    while (a->count > count) { /* the last becomes the first spare one, or its place is the last spare one's */
+        smi_arena_chunk last = a->chunks[--a->count];
+        a->below -= last.used;
+        if (last.own) {
+            a->chunks[a->count] = a->chunks[--a->total];
+            smi_arena_chunk_free(a, last, call);
+        } else if (smi_watched) {
+            smi_watch_shut(smi_arena_start(&last), last.size - SMI_ARENA_GUARD);
+        }
+    }
+    smi_arena_open(a, current, (uint32_t)position);
+}
+
+/* -- The arena as an object of its heap -------------------------------------------------------------------------------- */
+
+static void smi_arena_end(smi_object *o) {
+    sagemem_arena *a = (sagemem_arena *)o;
+    a->count = 0;
+    smi_arena_spares_free(a, "sagemem_arena_destroy");
+    smi_meta_free(a->chunks, a->room * sizeof *a->chunks);
+    a->chunks = NULL;
+    a->room = 0;
+}
+
+static size_t smi_arena_check(const smi_object *o, const char *call) {
+    const sagemem_arena *a = (const sagemem_arena *)o;
+    smi_check_ctx c = {call, 0};
+    char text[SMI_WHY + 120];
+    for (uint32_t i = 0; i < a->total; i++) {
+        if (smi_arena_intact(&a->chunks[i])) continue;
+        smi_text(text, sizeof text, "chunk %u (%p) of arena '%s' (tag '%s') was written to in front of the first thing in it",
+                 i + 1, (void *)a->chunks[i].block, smi_arena_name(a), sagemem_tag_name(a->tag));
+        smi_damage(&c, text);
+    }
+    return c.damaged;
+}
+
+static const smi_object_kind smi_arena_kind = {"arena", sizeof(sagemem_arena), smi_arena_end, smi_arena_check};
+
+/* What smi_object_enter finds, in line. An arena's structure stays readable when it has ended: its domain is then the
+ * process, which has no owner. */
+SMI_INLINE bool smi_arena_known(const sagemem_arena *a) {
+    return smi_lookup(a) == &smi_meta_page && ((uintptr_t)a & 63) == 0 && a->object.kind == &smi_arena_kind;
+}
+SMI_INLINE bool smi_arena_mine(const sagemem_arena *a) {
+    return smi_arena_known(a) && a->plain && SMI_LOAD(&a->object.domain->base->owner) == smi_self();
+}
+SMI_INLINE bool smi_arena_enter(const sagemem_arena *a, const char *call) {
+    return SMI_LIKELY(smi_arena_mine(a)) || smi_object_enter(a, &smi_arena_kind, call);
+}
+
+static bool smi_arena_desc_good(const sagemem_arena_desc *desc, const char *call) {
+    if (desc->chunk_bytes != 0 && (desc->chunk_bytes < 1024 || desc->chunk_bytes > (size_t)1 << 30))
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "chunk_bytes is %zu: 1 KiB to 1 GiB, or 0 for 64 KiB", desc->chunk_bytes);
+    else if (desc->tag > SAGEMEM_TAG_MAX)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
+                 desc->tag, SAGEMEM_TAG_USER_MAX);
+    else return true;
+    return false;
+}
+
+/* An empty arena by a desc that is good; entered, as by smi_object_create. */
+static sagemem_arena *smi_arena_new(const sagemem_arena_desc *desc, size_t chunk_bytes, const char *call) {
+    sagemem_arena *a = (sagemem_arena *)smi_object_create(desc->heap, &smi_arena_kind, desc->name, call);
+    if (a == NULL) return NULL;
+    a->at = a->end = a->start = (char *)a;
+    a->zero = (a->object.domain->base->flags & SAGEMEM_HEAP_ZERO) != 0;
+    a->plain = !a->zero && !smi_watched;
+    a->tag = desc->tag;
+    a->chunk_bytes = (chunk_bytes + 15) & ~(size_t)15;
+    a->max_bytes = desc->max_bytes;
+    a->born = a->serial = (__atomic_fetch_add(&smi_arenas_made, 1, __ATOMIC_RELAXED) + 1) << 40; /* 2^40 rewinds for each */
+    return a;
+}
+
+static void smi_arena_finish(sagemem_arena *a) {
+    smi_domain *heap = a->object.domain->base;
+    smi_object_end(&a->object);
+    smi_leave(heap);
+}
+
+static const sagemem_arena_desc smi_arena_defaults = {NULL, 0, NULL, 0, 0};
+enum { SMI_ARENA_CHUNK_BYTES = 65536 };
+
+SAGEMEM_API sagemem_arena *sagemem_arena_create(const sagemem_arena_desc *desc) {
+    const char *call = "sagemem_arena_create";
+    if (desc == NULL) desc = &smi_arena_defaults;
+    if (!smi_arena_desc_good(desc, call)) return NULL;
+    sagemem_arena *a = smi_arena_new(desc, desc->chunk_bytes != 0 ? desc->chunk_bytes : (size_t)SMI_ARENA_CHUNK_BYTES, call);
+    if (a != NULL) smi_object_leave(&a->object);
+    return a;
+}
+
+SAGEMEM_API sagemem_status sagemem_arena_get_desc(const sagemem_arena *arena, sagemem_arena_desc *out) {
+    const char *call = "sagemem_arena_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_arena_desc");
+    if (!smi_arena_enter(arena, call)) return smi_mine.error.status;
+    out->heap = arena->object.domain->base;
+    out->tag = arena->tag;
+    out->name = smi_arena_name(arena);
+    out->chunk_bytes = arena->chunk_bytes;
+    out->max_bytes = arena->max_bytes;
+    smi_object_leave(&arena->object);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_arena_get_stats(const sagemem_arena *arena, sagemem_arena_stats *out) {
+    const char *call = "sagemem_arena_get_stats";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_arena_stats");
+    if (!smi_arena_enter(arena, call)) return smi_mine.error.status;
+    out->used = smi_arena_used(arena);
+    out->peak_used = out->used > arena->peak ? out->used : arena->peak;
+    out->held = arena->held;
+    out->chunks = arena->total;
+    smi_object_leave(&arena->object);
+    return SAGEMEM_OK;
+}
+
+SMI_NOINLINE void *smi_arena_alloc_slow(sagemem_arena *a, size_t size, size_t alignment, const char *call) {
+    if (!smi_object_enter(a, &smi_arena_kind, call)) return NULL;
+    uint32_t number;
+    char *at = smi_arena_give(a, size > 0 ? size : 1, alignment, true, &number, call);
+    smi_object_leave(&a->object);
+    return at;
+}
+
+SAGEMEM_API void *sagemem_arena_alloc(sagemem_arena *arena, size_t size) {
+    if (SMI_LIKELY(smi_arena_mine(arena))) {
+        char *at = arena->at + smi_arena_padding(arena->at, 16);
+        if (SMI_LIKELY(size - 1 < (size_t)(arena->end - at))) { /* not for 0 */
+            memset(arena->at, 0, 16);                           /* the padding: not past what may be used, which ends at 16s */
+            arena->at = at + size;
+            return at;
+        }
+    }
+    return smi_arena_alloc_slow(arena, size, 16, "sagemem_arena_alloc");
+}
+
+SAGEMEM_API void *sagemem_arena_alloc_aligned(sagemem_arena *arena, size_t size, size_t alignment) {
+    const char *call = "sagemem_arena_alloc_aligned";
+    if (SMI_UNLIKELY(alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > 4096)) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "alignment %zu is no power of two up to 4096; 64 is a cache line, 4096 a page",
+                 alignment);
+        return NULL;
+    }
+    if (SMI_LIKELY(smi_arena_mine(arena))) {
+        size_t padding = smi_arena_padding(arena->at, alignment), room = (size_t)(arena->end - arena->at);
+        if (SMI_LIKELY(size - 1 < room && padding <= room - size)) {
+            char *at = arena->at + padding;
+            memset(arena->at, 0, padding);
+            arena->at = at + size;
+            return at;
+        }
+    }
+    return smi_arena_alloc_slow(arena, size, alignment, call);
+}
+
+SMI_NOINLINE sagemem_arena_ref smi_arena_put_slow(sagemem_arena *a, const void *data, size_t size) {
+    const char *call = "sagemem_arena_put";
+    sagemem_arena_ref ref = {0, 0, 0};
+    if (!smi_object_enter(a, &smi_arena_kind, call)) return ref;
+    uint32_t number = 0;
+    char *at = NULL;
+    if (data == NULL && size > 0) smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "data is NULL, but %zu bytes are to be copied", size);
+    else at = smi_arena_give(a, size, 1, false, &number, call);
+    if (at != NULL) {
+        if (size > 0) memcpy(at, data, size);
+        ref.chunk = number;
+        ref.offset = (uint32_t)(at - smi_arena_start(&a->chunks[number - 1]));
+        ref.length = size;
+    }
+    smi_object_leave(&a->object);
+    return ref;
+}
+
+SAGEMEM_API sagemem_arena_ref sagemem_arena_put(sagemem_arena *arena, const void *data, size_t size) {
+    if (SMI_UNLIKELY(!smi_arena_mine(arena) || data == NULL || size - 1 >= (size_t)(arena->end - arena->at)))
+        return smi_arena_put_slow(arena, data, size);
+    sagemem_arena_ref ref = {arena->current, (uint32_t)(arena->at - arena->start), size};
+    memcpy(arena->at, data, size);
+    arena->at += size;
+    return ref;
+}
+
+SAGEMEM_API const void *sagemem_arena_get(const sagemem_arena *arena, sagemem_arena_ref ref, size_t *size) {
+    const char *call = "sagemem_arena_get";
+    if (size != NULL) *size = 0;
+    if (SMI_UNLIKELY(!smi_arena_known(arena) || arena->object.domain == &smi_process)) {
+        if (smi_object_enter(arena, &smi_arena_kind, call)) smi_object_leave(&arena->object); /* no: it tells why not */
+        return NULL;
+    }
+    if (SMI_LIKELY(ref.chunk - 1 < arena->count)) {
+        size_t used = smi_arena_used_of(arena, ref.chunk);
+        if (SMI_LIKELY(ref.offset <= used && ref.length <= used - ref.offset)) {
+            if (size != NULL) *size = (size_t)ref.length;
+            return smi_arena_start(&arena->chunks[ref.chunk - 1]) + ref.offset;
+        }
+    }
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+             "ref {chunk %u, offset %u, length %llu} is outside of what arena '%s' has in use; it was rewound, or is another's",
+             ref.chunk, ref.offset, (unsigned long long)ref.length, smi_arena_name(arena));
+    return NULL;
+}
+
+SAGEMEM_API sagemem_arena_mark sagemem_arena_get_mark(sagemem_arena *arena) {
+    sagemem_arena_mark mark = {0, 0};
+    if (!smi_arena_enter(arena, "sagemem_arena_get_mark")) return mark;
+    mark.position = arena->highest = smi_arena_position(arena);
+    mark.serial = arena->serial;
+    smi_object_leave(&arena->object);
+    return mark;
+}
+
+SAGEMEM_API void sagemem_arena_rewind(sagemem_arena *arena, sagemem_arena_mark mark) {
+    const char *call = "sagemem_arena_rewind";
+    if (!smi_arena_enter(arena, call)) return;
+    if (smi_arena_mark_good(arena, mark, call)) smi_arena_back(arena, mark.position, call);
+    smi_object_leave(&arena->object);
+}
+
+SAGEMEM_API void sagemem_arena_reset(sagemem_arena *arena) {
+    const char *call = "sagemem_arena_reset";
+    if (!smi_arena_enter(arena, call)) return;
+    smi_arena_back(arena, 0, call);
+    smi_object_leave(&arena->object);
+}
+
+SAGEMEM_API uint64_t sagemem_arena_trim(sagemem_arena *arena) {
+    const char *call = "sagemem_arena_trim";
+    if (!smi_arena_enter(arena, call)) return 0;
+    uint64_t given_back = smi_arena_spares_free(arena, call);
+    smi_object_leave(&arena->object);
+    return given_back;
+}
+
+SAGEMEM_API void sagemem_arena_destroy(sagemem_arena *arena) {
+    if (arena != NULL && smi_object_enter(arena, &smi_arena_kind, "sagemem_arena_destroy")) smi_arena_finish(arena);
+}
+
+/* -- Images ----------------------------------------------------------------------------------------------------------
+ *
+ *     header 64 | record 16 | chunk 1, what is in use of it | record 16 | chunk 2 ... | end
+ *
+ * in the byte order of the machine, which the header names; without padding. Every version keeps the header's size, its
+ * first 24 bytes and its checksum at the end, so that one that is newer is told from one that is damaged. */
+
+typedef struct smi_arena_header {
+    char magic[16];
+    uint32_t version, byte_order;
+    uint64_t bytes;       /* of the image */
+    uint64_t chunks;      /* in use */
+    uint64_t chunk_bytes; /* of the arena's desc */
+    uint32_t unused[3];   /* 0 */
+    uint32_t checksum;    /* of the header up to here */
+} smi_arena_header;
+typedef struct smi_arena_record {
+    uint64_t used;          /* bytes that follow */
+    uint32_t data_checksum; /* of these */
+    uint32_t checksum;      /* of the record up to here, behind the chunk's number: chunks cannot change places */
+} smi_arena_record;
+
+static const char smi_arena_magic[16] = "sagemem arena\0\0";
+static const uint32_t SMI_ARENA_VERSION = 1, SMI_ARENA_ORDER = 0x01020304u;
+
+static uint32_t smi_arena_header_sum(const smi_arena_header *h) { return smi_crc32c(0, h, offsetof(smi_arena_header, checksum)); }
+static uint32_t smi_arena_record_sum(const smi_arena_record *r, uint32_t number) {
+    return smi_crc32c(number, r, offsetof(smi_arena_record, checksum));
+}
+
+SMI_PEEKS static void smi_arena_copy_quiet(char *to, const char *from, size_t size) {
+    smi_quiet_begin();
+    for (size_t i = 0; i < size; i++) to[i] = ((const volatile char *)from)[i];
+    smi_quiet_end();
+}
+
+/* Bytes of a chunk as they can be read: where a tool watches a copy of some, since it lets nobody see what lies in between. */
+static const char *smi_arena_piece(char *copy, const char *at, size_t *size) {
+    if (!smi_watched) return at;
+    if (*size > SMI_ARENA_COPY) *size = SMI_ARENA_COPY;
+    smi_arena_copy_quiet(copy, at, *size);
+    return copy;
+}
+
+static uint32_t smi_arena_data_sum(const char *at, size_t size) {
+    char copy[SMI_ARENA_COPY];
+    uint32_t sum = 0;
+    smi_quiet_begin(); /* the program may not have written all of it */
+    for (size_t n; size > 0; at += n, size -= n) {
+        n = size;
+        sum = smi_crc32c(sum, smi_arena_piece(copy, at, &n), n);
+    }
+    smi_quiet_end();
+    smi_quiet_known(&sum, sizeof sum);
+    return sum;
+}
+
+typedef struct smi_arena_out {
+    const sagemem_sink *to;
+    uint64_t offset;
+} smi_arena_out;
+
+static sagemem_status smi_arena_write(smi_arena_out *out, const void *data, size_t size) {
+    char copy[SMI_ARENA_COPY];
+    const char *at = (const char *)data;
+    for (size_t n; size > 0; at += n, size -= n) {
+        n = size;
+        const char *piece = smi_arena_piece(copy, at, &n);
+        sagemem_status status = out->to->write_fn(out->to->ctx, piece, n, out->offset);
+        if (status != SAGEMEM_OK) return status;
+        out->offset += n;
+    }
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_arena_write_all(const sagemem_arena *a, smi_arena_out *out) {
+    smi_arena_header header;
+    memset(&header, 0, sizeof header);
+    memcpy(header.magic, smi_arena_magic, sizeof header.magic);
+    header.version = SMI_ARENA_VERSION;
+    header.byte_order = SMI_ARENA_ORDER;
+    header.bytes = sizeof header + a->count * (uint64_t)sizeof(smi_arena_record) + smi_arena_used(a);
+    header.chunks = a->count;
+    header.chunk_bytes = a->chunk_bytes;
+    header.checksum = smi_arena_header_sum(&header);
+    sagemem_status status = smi_arena_write(out, &header, sizeof header);
+    for (uint32_t number = 1; status == SAGEMEM_OK && number <= a->count; number++) {
+        const char *start = smi_arena_start(&a->chunks[number - 1]);
+        size_t used = smi_arena_used_of(a, number);
+        smi_arena_record record = {used, smi_arena_data_sum(start, used), 0};
+        record.checksum = smi_arena_record_sum(&record, number);
+        status = smi_arena_write(out, &record, sizeof record);
+        if (status == SAGEMEM_OK) status = smi_arena_write(out, start, used);
+    }
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_arena_save(const sagemem_arena *arena, const sagemem_sink *to) {
+    const char *call = "sagemem_arena_save";
+    if (to == NULL || to->write_fn == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no sink, or one without write_fn: pass what takes the bytes");
+    if (!smi_arena_enter(arena, call)) return smi_mine.error.status;
+    smi_arena_out out = {to, 0};
+    sagemem_status status = smi_arena_write_all(arena, &out);
+    if (status != SAGEMEM_OK && smi_mine.error.status != status) /* else the sink has said why */
+        smi_fail(status, 0, call, "the sink took no more of arena '%s' after %llu bytes (%s); save it again from the start",
+                 smi_arena_name(arena), (unsigned long long)out.offset, sagemem_status_name(status));
+    smi_object_leave(&arena->object);
+    return status;
+}
+
+static sagemem_status smi_arena_corrupt(const char *call, const char *what, uint64_t at) {
+    return smi_fail(SAGEMEM_E_CORRUPT, 0, call, "%s (at byte %llu); the file is damaged or another one, save it again", what,
+                    (unsigned long long)at);
+}
+
+/* What the first bytes are the header of; nothing in it is to be believed but that it was written so. */
+static sagemem_status smi_arena_header_read(smi_arena_header *h, const void *data, size_t size, const char *call) {
+    if (size < sizeof *h) return smi_arena_corrupt(call, "no image of an arena, or cut short in its header", size);
+    memcpy(h, data, sizeof *h);
+    if (memcmp(h->magic, smi_arena_magic, sizeof h->magic) != 0) return smi_arena_corrupt(call, "no image of an arena", 0);
+    bool swapped = h->byte_order == __builtin_bswap32(SMI_ARENA_ORDER);
+    if (h->byte_order != SMI_ARENA_ORDER && !swapped) return smi_arena_corrupt(call, "the image's header is damaged", 20);
+    if ((swapped ? __builtin_bswap32(h->checksum) : h->checksum) != smi_arena_header_sum(h))
+        return smi_arena_corrupt(call, "the image's header is damaged: its checksum does not match", 60);
+    if (swapped)
+        return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call,
+                        "the image was saved on a machine of the other byte order; load it on one of that kind");
+    if (h->version > SMI_ARENA_VERSION)
+        return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call, "the image has version %u, this library reads up to %u; use a newer one",
+                        h->version, SMI_ARENA_VERSION);
+    if (h->bytes != size) return smi_arena_corrupt(call, "the image is cut short, or something follows it", size);
+    if (h->version == 0 || h->chunk_bytes < 1024 || h->chunk_bytes > (uint64_t)1 << 30 ||
+        h->chunks > (size - sizeof *h) / sizeof(smi_arena_record))
+        return smi_arena_corrupt(call, "the image's header makes no sense", 24);
+    return SAGEMEM_OK;
+}
+
+/* One chunk of the image from *at on. Every byte is read once: nobody can change it between the check and the use. */
+static sagemem_status smi_arena_chunk_read(sagemem_arena *a, const char *data, size_t size, size_t *at, const char *call) {
+    smi_arena_record record;
+    if (size - *at < sizeof record) return smi_arena_corrupt(call, "the image is cut short before a chunk", *at);
+    memcpy(&record, data + *at, sizeof record);
+    if (record.checksum != smi_arena_record_sum(&record, a->count + 1))
+        return smi_arena_corrupt(call, "the image's record of a chunk is damaged: its checksum does not match", *at);
+    *at += sizeof record;
+    if (record.used > size - *at || record.used > SIZE_MAX - SMI_GRANULE)
+        return smi_arena_corrupt(call, "the image is cut short in a chunk", *at);
+    size_t used = (size_t)record.used;
+    if (!smi_arena_chunk_add(a, ((used + 15) & ~(size_t)15) + SMI_ARENA_GUARD, true, call)) return smi_mine.error.status;
+    smi_arena_chunk *c = &a->chunks[a->count++];
+    smi_arena_lay(smi_arena_start(c), 0, used, 0, false);
+    if (used > 0) memcpy(smi_arena_start(c), data + *at, used);
+    if (smi_crc32c(0, smi_arena_start(c), used) != record.data_checksum)
+        return smi_arena_corrupt(call, "a chunk of the image is damaged: its checksum does not match", *at);
+    *at += used;
+    c->used = used;
+    a->below += used;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_arena *sagemem_arena_load(const sagemem_arena_desc *desc, const void *data, size_t size) {
+    const char *call = "sagemem_arena_load";
+    smi_arena_header header;
+    if (desc == NULL) desc = &smi_arena_defaults;
+    if (!smi_arena_desc_good(desc, call)) return NULL;
+    if (data == NULL) smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "data is NULL: pass what sagemem_arena_save wrote");
+    if (data == NULL || smi_arena_header_read(&header, data, size, call) != SAGEMEM_OK) return NULL;
+    sagemem_arena *a = smi_arena_new(desc, desc->chunk_bytes != 0 ? desc->chunk_bytes : (size_t)header.chunk_bytes, call);
+    if (a == NULL) return NULL;
+    size_t at = sizeof header;
+    sagemem_status status = SAGEMEM_OK;
+    for (uint64_t i = 0; status == SAGEMEM_OK && i < header.chunks; i++)
+        status = smi_arena_chunk_read(a, (const char *)data, size, &at, call);
+    if (status == SAGEMEM_OK && at != size) status = smi_arena_corrupt(call, "something follows the image's last chunk", at);
+    if (status == SAGEMEM_OK) smi_object_leave(&a->object);
+    else smi_arena_finish(a);
+    return status == SAGEMEM_OK ? a : NULL;
+}
 
 #endif /* SAGEMEM_WITH_ARENA */
 
