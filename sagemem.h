@@ -158,7 +158,27 @@
  *
  * ARRAYS AND COLUMNS
  *
- *     (to be written: >>array)
+ *     Code that grows by a fixed step copies n^2 / step elements; by a factor it copies 3 n at 1.5, in log n steps. In existing
+ *     code one call replaces the step, `*maxgals += 10000; realloc(...)`, and the block keeps its heap, scope and tag:
+ *
+ *         if (n == max && sagemem_array_grow((void **)&galaxies, sizeof *galaxies, &max, n + 1, 0) != SAGEMEM_OK) return -1;
+ *
+ *     New code declares SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); and pushes: a comparison and a copy, inline. The elements are
+ *     one block, used to its last byte (sagemem_size), so sagemem_heap_visit, reports and sagemem_keep(array.data), whose
+ *     result is to be stored back, treat them as any. When memory is short of the factor, less is asked for, at the least
+ *     what is needed. Addresses of elements end with each growth: keep indices, or let the array never move.
+ *     stable_max: an array that never moves. Addresses for so many elements are set aside (terabytes are fine, nothing is
+ *     charged) and become memory in steps: held is at most 1/64 and 80 KiB more than the elements ever take, where growing
+ *     by a factor needs old and new at once, 2.5 times the data. So it may fill nearly all of memory. A system call for
+ *     each step: 64 in the first 4 MiB, then 45 for each doubling. 64 KiB are the least: not for many small arrays. `ulimit -v` counts
+ *     the addresses: then a smaller stable_max. sagemem_realloc past stable_max, sagemem_move and a new tag copy
+ *     the elements into an ordinary block. Heaps with a source, _SYSTEM and _CHECKED ones take all of it at once.
+ *     Columns keep each field of a record in an array of its own, 64-byte aligned, all in one block: a loop over one
+ *     field reads nothing else. Growing copies all columns; old and new are there at once.
+ *     Caught at once: use of a zeroed array, and, when it grows, shrinks or ends, one whose scope or heap has ended, was freed
+ *     or belongs to another thread; columns in every call. Under Valgrind and AddressSanitizer every element past
+ *     the count is out of bounds. Not caught otherwise: writing past the count, pushes into room that is left after the
+ *     scope's end, a second copy of the struct.
  *
  * SLICES
  *
@@ -965,14 +985,16 @@ typedef struct sagemem_array_desc {
  * current then. Zeroed, it is no array yet: E_ARGUMENT. A copy of the struct is the same array: use one only. */
 typedef struct sagemem_array {
     void *data;
-    size_t count, capacity, element_size;
+    size_t count, capacity; /* capacity: elements that fit without a call; under tools that watch memory just count */
+    size_t element_size;
     double growth;
     size_t stable_max; /* 0: the block moves when it grows */
 } sagemem_array;
 
-/* On failure *array is zeroed. Heaps with a source of their own, of SAGEMEM_HEAP_SYSTEM or _CHECKED take all of
- * stable_max at once. */
+/* On failure (E_ARGUMENT, E_NOMEM, also when no addresses are to be had, E_LIMIT) *array is zeroed. Heaps with a source of
+ * their own, of SAGEMEM_HEAP_SYSTEM or _CHECKED take all of stable_max at once. */
 SAGEMEM_API sagemem_status sagemem_array_init(sagemem_array *array, const sagemem_array_desc *desc);
+/* initial_capacity is the present one. */
 SAGEMEM_API sagemem_status sagemem_array_get_desc(const sagemem_array *array, sagemem_array_desc *out);
 /* Appends a copy of one element (which may lie in the array). Failures of this and the next three: E_ARGUMENT (a size that
  * overflows), E_FULL (stable_max), E_NOMEM, E_LIMIT; the array is as it was. */
@@ -981,7 +1003,7 @@ SAGEMEM_API sagemem_status sagemem_array_push(sagemem_array *array, const void *
 SAGEMEM_API void *sagemem_array_add(sagemem_array *array, size_t count);
 SAGEMEM_API sagemem_status sagemem_array_resize(sagemem_array *array, size_t count); /* new elements as by _add */
 SAGEMEM_API sagemem_status sagemem_array_reserve(sagemem_array *array, size_t capacity);
-SAGEMEM_API void *sagemem_array_at(const sagemem_array *array, size_t index); /* NULL past the end */
+SAGEMEM_API void *sagemem_array_at(const sagemem_array *array, size_t index); /* NULL past the end: E_ARGUMENT */
 /* Removes an element; the last one takes its place. E_ARGUMENT in sagemem_last_error() past the end: nothing happens. */
 SAGEMEM_API void sagemem_array_remove_swap(sagemem_array *array, size_t index);
 /* Gives room behind the last element back. Never fails for lack of memory: then the array stays as it is. */
@@ -1038,7 +1060,7 @@ SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
 /* A structure of arrays: named columns with one count, each aligned to 64 bytes, all in one block. */
 typedef struct sagemem_columns sagemem_columns;
 typedef struct sagemem_column {
-    const char *name; /* may be NULL; copied */
+    const char *name; /* may be NULL or "": then not to be found; else unlike all others; copied */
     size_t element_size;
 } sagemem_column;
 typedef struct sagemem_columns_desc {
@@ -1050,7 +1072,9 @@ typedef struct sagemem_columns_desc {
     size_t initial_capacity; /* rows [none until the first] */
     double growth;           /* more than 1 [1.5] */
 } sagemem_columns_desc;
+/* NULL: E_ARGUMENT (no column, no element_size, a name twice), E_NOMEM, E_LIMIT. Threads: as the heap. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_columns *sagemem_columns_create(const sagemem_columns_desc *desc);
+/* initial_capacity is the present one; name, columns and their names are valid while the columns live. */
 SAGEMEM_API sagemem_status sagemem_columns_get_desc(const sagemem_columns *columns, sagemem_columns_desc *out);
 /* The column's first element; valid until the columns grow, shrink or end. NULL: E_ARGUMENT, no such column; or no row yet. */
 SAGEMEM_API void *sagemem_columns_data(sagemem_columns *columns, size_t column);
@@ -1062,8 +1086,8 @@ SAGEMEM_API sagemem_status sagemem_columns_add(sagemem_columns *columns, size_t 
 SAGEMEM_API sagemem_status sagemem_columns_resize(sagemem_columns *columns, size_t count);
 SAGEMEM_API sagemem_status sagemem_columns_reserve(sagemem_columns *columns, size_t capacity);
 SAGEMEM_API void sagemem_columns_remove_swap(sagemem_columns *columns, size_t row);
-SAGEMEM_API sagemem_status sagemem_columns_shrink(sagemem_columns *columns);
-SAGEMEM_API void sagemem_columns_destroy(sagemem_columns *columns); /* NULL is fine */
+SAGEMEM_API sagemem_status sagemem_columns_shrink(sagemem_columns *columns); /* as sagemem_array_shrink */
+SAGEMEM_API void sagemem_columns_destroy(sagemem_columns *columns);          /* NULL is fine */
 
 /* ==========================================================================
  * >>slice  Counted, shared, bounds-checked views of bytes.
@@ -4746,8 +4770,8 @@ static bool smi_huge_holds(const smi_page *page, size_t size) {
 /* Changes how much of the addresses set aside for a block is memory. NULL: as it was, and the error is set. */
 static void *smi_huge_commit(smi_domain *d, smi_page *page, size_t size, const char *call) {
     smi_domain *heap = d->base;
+    if (size == 0) size = 1;
     size_t behind = smi_huge_behind(d), bytes = smi_aside_round(size + behind), before = page->bytes;
-    if (bytes == 0) bytes = smi_aside_round(1);
     smi_claim claim;
     if (bytes > before) {
         if (!smi_charge(&d->budget, bytes - before, 0, &claim)) {
@@ -7913,8 +7937,10 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * comes zeroed. Where a tool looks on, all behind the last element is shut, and `capacity` is `count`, so that also the
  * typed pushes of SAGEMEM_ARRAY_OF come here to have one more opened. */
 
-/* Elements of that size in the largest block. */
-static size_t smi_array_most(size_t element_size) { return SIZE_MAX / 2 / element_size; }
+/* Bytes of the largest array: what a heap adds to a block is not more than the rest. */
+static const size_t SMI_ARRAY_BYTES = SIZE_MAX / 2 - 65536;
+
+static size_t smi_array_most(size_t element_size) { return SMI_ARRAY_BYTES / element_size; }
 
 static bool smi_array_growth_bad(double growth, const char *call) {
     if (growth == 0 || growth > 1) return false;
@@ -8383,7 +8409,7 @@ SAGEMEM_API sagemem_columns *sagemem_columns_create(const sagemem_columns_desc *
     const char *call = "sagemem_columns_create";
     size_t row, names;
     if (smi_columns_measure(desc, &row, &names, call) != SAGEMEM_OK) return NULL;
-    size_t most = (SIZE_MAX / 2 - (SMI_COLUMN_ALIGN - 1) * desc->column_count) / row;
+    size_t most = (SMI_ARRAY_BYTES - (SMI_COLUMN_ALIGN - 1) * desc->column_count) / row;
     if (desc->initial_capacity > most) {
         smi_array_overflow(0, desc->initial_capacity, row, call);
         return NULL;
