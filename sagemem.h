@@ -158,27 +158,27 @@
  *
  * ARRAYS AND COLUMNS
  *
- *     Code that grows by a fixed step copies n^2 / step elements; by a factor it copies 3 n at 1.5, in log n steps. In existing
- *     code one call replaces the step, `*maxgals += 10000; realloc(...)`, and the block keeps its heap, scope and tag:
+ *     Code that grows by a fixed step copies n^2 / (2 * step) elements; by a factor of 1.5 it copies at most 3 n, in log n
+ *     steps. In existing code one call replaces `maxgals += 10000; realloc(...)`; the block keeps its heap, scope and tag:
  *
  *         if (n == max && sagemem_array_grow((void **)&galaxies, sizeof *galaxies, &max, n + 1, 0) != SAGEMEM_OK) return -1;
  *
- *     New code declares SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); and pushes: a comparison and a copy, inline. The elements are
- *     one block, used to its last byte (sagemem_size), so sagemem_heap_visit, reports and sagemem_keep(array.data), whose
- *     result is to be stored back, treat them as any. When memory is short of the factor, less is asked for, at the least
- *     what is needed. Addresses of elements end with each growth: keep indices, or let the array never move.
- *     stable_max: an array that never moves. Addresses for so many elements are set aside (terabytes are fine, nothing is
- *     charged) and become memory in steps: held is at most 1/64 and 80 KiB more than the elements ever take, where growing
- *     by a factor needs old and new at once, 2.5 times the data. So it may fill nearly all of memory. A system call for
- *     each step: 64 in the first 4 MiB, then 45 for each doubling. 64 KiB are the least: not for many small arrays. `ulimit -v` counts
- *     the addresses: then a smaller stable_max. sagemem_realloc past stable_max, sagemem_move and a new tag copy
- *     the elements into an ordinary block. Heaps with a source, _SYSTEM and _CHECKED ones take all of it at once.
- *     Columns keep each field of a record in an array of its own, 64-byte aligned, all in one block: a loop over one
- *     field reads nothing else. Growing copies all columns; old and new are there at once.
- *     Caught at once: use of a zeroed array, and, when it grows, shrinks or ends, one whose scope or heap has ended, was freed
- *     or belongs to another thread; columns in every call. Under Valgrind and AddressSanitizer every element past
- *     the count is out of bounds. Not caught otherwise: writing past the count, pushes into room that is left after the
- *     scope's end, a second copy of the struct.
+ *     New code says SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); and pushes: a comparison and a copy, inline. The elements
+ *     are one block, used to its last byte, and a block like any other for visits and reports; to carry them out of a
+ *     scope, array.data = sagemem_keep(array.data). Where memory is short of the factor, less is asked for, at the least what
+ *     is needed. Addresses of elements end with each growth: keep indices, or let the array never move.
+ *     stable_max makes an array that never moves. Addresses for so many elements are set aside (terabytes are fine, nothing
+ *     is charged) and become memory in steps: held is at most 1/64 and 80 KiB more than the most elements ever took, where
+ *     a copy to 1.5 times the size needs 2.5 times the data at once. So it may fill nearly all of memory. A step is a system
+ *     call: 64 of them in the first 4 MiB, then 45 for each doubling; 16 KiB are the least, so not for many small arrays.
+ *     `ulimit -v` counts the addresses: give a smaller stable_max. sagemem_realloc past stable_max, sagemem_move and a new
+ *     tag copy the elements into an ordinary block. Heaps with a source, _SYSTEM and _CHECKED ones take all of it at once.
+ *     Columns keep each field of a record in an array of its own, at a multiple of 64, all in one block: a loop over one
+ *     field reads nothing else. When they grow, old and new are there at once.
+ *     Caught at once: a zeroed array; one that grows, shrinks or ends after its scope or heap has ended, after its block was
+ *     freed, or in another thread; columns in every call. Under Valgrind and AddressSanitizer each element past the count
+ *     is out of bounds. Not caught otherwise: writing past the count, a push into room that was left when the scope ended,
+ *     two copies of one struct.
  *
  * SLICES
  *
