@@ -331,6 +331,51 @@ static void limits(void **state) {
     sagemem_heap_destroy(desc.heap);
 }
 
+static uint64_t reclaim_nothing(void *ctx, uint64_t wanted) {
+    (void)wanted;
+    ++*(int *)ctx;
+    return 0;
+}
+
+/* A factor that memory is short of is no reason to ask for memory back, and none to abort. */
+static void less_rather_than_reclaim(void **state) {
+    (void)state;
+    int calls = 0;
+    assert_int_equal(sagemem_reclaimer_add("count", 0, reclaim_nothing, &calls), SAGEMEM_OK);
+    sagemem_heap *heap = heap_with(SAGEMEM_HEAP_ABORT_ON_NOMEM, MIB);
+    sagemem_columns_desc desc = {heap, TAG, NULL, halo, COLUMNS, 0, 1e6};
+    sagemem_columns *c = sagemem_columns_create(&desc);
+    for (int i = 0; i < 5000; i++) assert_int_equal(sagemem_columns_add(c, 1), SAGEMEM_OK);
+    assert_int_equal(sagemem_limit_set(heap, 1), SAGEMEM_OK);
+    calls = 0;
+    assert_int_equal(sagemem_columns_shrink(c), SAGEMEM_OK);
+    assert_int_equal(calls, 0);
+    sagemem_heap_destroy(heap);
+    assert_int_equal(sagemem_reclaimer_remove("count"), SAGEMEM_OK);
+}
+
+/* The library's own structures are used again, also those of columns that could not be made. */
+static void nothing_is_left(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_with(0, 64 * KIB);
+    char name[3000];
+    memset(name, 'n', sizeof name);
+    name[sizeof name - 1] = '\0';
+    const sagemem_column column = {name, 8};
+    sagemem_columns_desc desc = {heap, TAG, NULL, &column, 1, 0, 0};
+    uint64_t before = 0;
+    for (int i = 0; i < 300; i++) {
+        desc.initial_capacity = i % 2 == 0 ? 100000 : 10;
+        sagemem_columns *c = sagemem_columns_create(&desc);
+        assert_int_equal(c != NULL, i % 2);
+        sagemem_columns_destroy(c);
+        if (i == 20) before = stats_of(NULL).overhead;
+    }
+    assert_int_equal(stats_of(NULL).overhead, before);
+    assert_int_equal(stats_of(heap).used, 0);
+    sagemem_heap_destroy(heap);
+}
+
 /* The block taken from under the columns. */
 static void check_finds(void **state) {
     (void)state;
@@ -498,10 +543,16 @@ static void anything(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(create_refuses, setup),  cmocka_unit_test_setup(one_table, setup),
-        cmocka_unit_test_setup(scopes_and_ends, setup), cmocka_unit_test_setup(not_columns, setup),
-        cmocka_unit_test_setup(threads, setup),         cmocka_unit_test_setup(limits, setup),
-        cmocka_unit_test_setup(check_finds, setup),     cmocka_unit_test_setup(failures, setup),
+        cmocka_unit_test_setup(create_refuses, setup),
+        cmocka_unit_test_setup(one_table, setup),
+        cmocka_unit_test_setup(scopes_and_ends, setup),
+        cmocka_unit_test_setup(not_columns, setup),
+        cmocka_unit_test_setup(threads, setup),
+        cmocka_unit_test_setup(limits, setup),
+        cmocka_unit_test_setup(less_rather_than_reclaim, setup),
+        cmocka_unit_test_setup(nothing_is_left, setup),
+        cmocka_unit_test_setup(check_finds, setup),
+        cmocka_unit_test_setup(failures, setup),
         cmocka_unit_test_setup(anything, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
