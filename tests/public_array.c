@@ -653,12 +653,14 @@ static void stable_is_a_block(void **state) {
     char *copy = sagemem_realloc(NULL, data, 41 * MIB, SAGEMEM_TAG_SAME); /* beyond what was set aside */
     assert_true(copy != data && copy[1 * MIB - 1] == 'z' && !sagemem_owns(data));
     sagemem_free(copy);
-    a = array_of(heap, 1, 40 * MIB);
-    assert_int_equal(sagemem_array_resize(&a, 20 * MIB), SAGEMEM_OK); /* smaller and larger than the map of pages takes whole */
+    sagemem_array_desc desc = {heap,    TAG, 1,
+                               1 * MIB, 0,   40 * MIB}; /* smaller than what the map of pages takes whole, then larger */
+    assert_int_equal(sagemem_array_init(&a, &desc), SAGEMEM_OK);
+    assert_int_equal(sagemem_array_resize(&a, 20 * MIB), SAGEMEM_OK);
     data = a.data;
     sagemem_array_deinit(&a);
     assert_int_equal(sagemem_check(hidden(data)), SAGEMEM_E_STALE);
-    assert_int_equal(sagemem_check(hidden(data + 1 * MIB)), SAGEMEM_E_FOREIGN);
+    assert_int_equal(sagemem_check(hidden(data + 512 * KIB)), SAGEMEM_E_FOREIGN);
     assert_error(SAGEMEM_E_FOREIGN, "sagemem_check", "does not come from sagemem");
     a = array_of(heap, 1, 40 * MIB);
     assert_int_equal(sagemem_array_resize(&a, 1 * MIB), SAGEMEM_OK);
