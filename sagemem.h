@@ -194,7 +194,27 @@
  *
  * ARRAYS AND COLUMNS
  *
- *     (to be written: >>array)
+ *     Code that grows by a fixed step copies n^2 / (2 * step) elements; by a factor of 1.5 it copies at most 3 n, in log n
+ *     steps. In existing code one call replaces `maxgals += 10000; realloc(...)`; the block keeps its heap, scope and tag:
+ *
+ *         if (n == max && sagemem_array_grow((void **)&galaxies, sizeof *galaxies, &max, n + 1, 0) != SAGEMEM_OK) return -1;
+ *
+ *     New code says SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); and pushes: a comparison and a copy, inline. The elements
+ *     are one block, used to its last byte, and a block like any other for visits and reports; to carry them out of a
+ *     scope, array.data = sagemem_keep(array.data). Where memory is short of the factor, less is asked for, at the least what
+ *     is needed. Addresses of elements end with each growth: keep indices, or let the array never move.
+ *     stable_max makes an array that never moves. Addresses for so many elements are set aside (terabytes are fine, nothing
+ *     is charged) and become memory in steps: held is at most 1/64 and 80 KiB more than the most elements ever took, where
+ *     a copy to 1.5 times the size needs 2.5 times the data at once. So it may fill nearly all of memory. A step is a system
+ *     call: 64 of them in the first 4 MiB, then 45 for each doubling; 16 KiB are the least, so not for many small arrays.
+ *     `ulimit -v` counts the addresses: give a smaller stable_max. sagemem_realloc past stable_max, sagemem_move and a new
+ *     tag copy the elements into an ordinary block. Heaps with a source, _SYSTEM and _CHECKED ones take all of it at once.
+ *     Columns keep each field of a record in an array of its own, at a multiple of 64, all in one block: a loop over one
+ *     field reads nothing else. When they grow, old and new are there at once.
+ *     Caught at once: a zeroed array; one that grows, shrinks or ends after its scope or heap has ended, after its block was
+ *     freed, or in another thread; columns in every call. Under Valgrind and AddressSanitizer each element past the count
+ *     is out of bounds. Not caught otherwise: writing past the count, a push into room that was left when the scope ended,
+ *     two copies of one struct.
  *
  * SLICES
  *
@@ -1030,14 +1050,16 @@ typedef struct sagemem_array_desc {
  * current then. Zeroed, it is no array yet: E_ARGUMENT. A copy of the struct is the same array: use one only. */
 typedef struct sagemem_array {
     void *data;
-    size_t count, capacity, element_size;
+    size_t count, capacity; /* capacity: elements that fit without a call; under tools that watch memory just count */
+    size_t element_size;
     double growth;
     size_t stable_max; /* 0: the block moves when it grows */
 } sagemem_array;
 
-/* On failure *array is zeroed. Heaps with a source of their own, of SAGEMEM_HEAP_SYSTEM or _CHECKED take all of
- * stable_max at once. */
+/* On failure (E_ARGUMENT, E_NOMEM, also when no addresses are to be had, E_LIMIT) *array is zeroed. Heaps with a source of
+ * their own, of SAGEMEM_HEAP_SYSTEM or _CHECKED take all of stable_max at once. */
 SAGEMEM_API sagemem_status sagemem_array_init(sagemem_array *array, const sagemem_array_desc *desc);
+/* initial_capacity is the present one. */
 SAGEMEM_API sagemem_status sagemem_array_get_desc(const sagemem_array *array, sagemem_array_desc *out);
 /* Appends a copy of one element (which may lie in the array). Failures of this and the next three: E_ARGUMENT (a size that
  * overflows), E_FULL (stable_max), E_NOMEM, E_LIMIT; the array is as it was. */
@@ -1046,7 +1068,7 @@ SAGEMEM_API sagemem_status sagemem_array_push(sagemem_array *array, const void *
 SAGEMEM_API void *sagemem_array_add(sagemem_array *array, size_t count);
 SAGEMEM_API sagemem_status sagemem_array_resize(sagemem_array *array, size_t count); /* new elements as by _add */
 SAGEMEM_API sagemem_status sagemem_array_reserve(sagemem_array *array, size_t capacity);
-SAGEMEM_API void *sagemem_array_at(const sagemem_array *array, size_t index); /* NULL past the end */
+SAGEMEM_API void *sagemem_array_at(const sagemem_array *array, size_t index); /* NULL past the end: E_ARGUMENT */
 /* Removes an element; the last one takes its place. E_ARGUMENT in sagemem_last_error() past the end: nothing happens. */
 SAGEMEM_API void sagemem_array_remove_swap(sagemem_array *array, size_t index);
 /* Gives room behind the last element back. Never fails for lack of memory: then the array stays as it is. */
@@ -1082,7 +1104,9 @@ SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline type *array_name##_data(const array_name *array) { return (type *)array->base.data; }             \
     SAGEMEM_UNUSED static inline size_t array_name##_count(const array_name *array) { return array->base.count; }                  \
-    SAGEMEM_UNUSED static inline size_t array_name##_capacity(const array_name *array) { return array->base.capacity; }            \
+    SAGEMEM_UNUSED static inline size_t array_name##_capacity(const array_name *array) {                                           \
+        return sagemem_array_capacity(&array->base);                                                                               \
+    }                                                                                                                              \
     SAGEMEM_UNUSED static inline sagemem_status array_name##_resize(array_name *array, size_t count) {                             \
         return sagemem_array_resize(&array->base, count);                                                                          \
     }                                                                                                                              \
@@ -1101,7 +1125,7 @@ SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
 /* A structure of arrays: named columns with one count, each aligned to 64 bytes, all in one block. */
 typedef struct sagemem_columns sagemem_columns;
 typedef struct sagemem_column {
-    const char *name; /* may be NULL; copied */
+    const char *name; /* may be NULL or "": then not to be found; else unlike all others; copied */
     size_t element_size;
 } sagemem_column;
 typedef struct sagemem_columns_desc {
@@ -1113,7 +1137,9 @@ typedef struct sagemem_columns_desc {
     size_t initial_capacity; /* rows [none until the first] */
     double growth;           /* more than 1 [1.5] */
 } sagemem_columns_desc;
+/* NULL: E_ARGUMENT (no column, no element_size, a name twice), E_NOMEM, E_LIMIT. Threads: as the heap. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_columns *sagemem_columns_create(const sagemem_columns_desc *desc);
+/* initial_capacity is the present one; name, columns and their names are valid while the columns live. */
 SAGEMEM_API sagemem_status sagemem_columns_get_desc(const sagemem_columns *columns, sagemem_columns_desc *out);
 /* The column's first element; valid until the columns grow, shrink or end. NULL: E_ARGUMENT, no such column; or no row yet. */
 SAGEMEM_API void *sagemem_columns_data(sagemem_columns *columns, size_t column);
@@ -1125,8 +1151,8 @@ SAGEMEM_API sagemem_status sagemem_columns_add(sagemem_columns *columns, size_t 
 SAGEMEM_API sagemem_status sagemem_columns_resize(sagemem_columns *columns, size_t count);
 SAGEMEM_API sagemem_status sagemem_columns_reserve(sagemem_columns *columns, size_t capacity);
 SAGEMEM_API void sagemem_columns_remove_swap(sagemem_columns *columns, size_t row);
-SAGEMEM_API sagemem_status sagemem_columns_shrink(sagemem_columns *columns);
-SAGEMEM_API void sagemem_columns_destroy(sagemem_columns *columns); /* NULL is fine */
+SAGEMEM_API sagemem_status sagemem_columns_shrink(sagemem_columns *columns); /* as sagemem_array_shrink */
+SAGEMEM_API void sagemem_columns_destroy(sagemem_columns *columns);          /* NULL is fine */
 
 /* ==========================================================================
  * >>slice  Counted, shared, bounds-checked views of bytes.
@@ -1582,6 +1608,10 @@ static void smi_os_release(void *pages, size_t size) {
     (void)size;
     VirtualFree(pages, 0, MEM_RELEASE);
 }
+/* Addresses that nobody may touch, set aside for one block; parts become zeroed memory and are given back. */
+static void *smi_os_aside(size_t size) { return smi_os_reserve(size); }
+static bool smi_os_aside_open(void *pages, size_t size) { return smi_os_commit(pages, size); }
+static void smi_os_aside_shut(void *pages, size_t size) { smi_os_purge(pages, size); }
 
 /* Committed, zeroed pages at a multiple of alignment. */
 static void *smi_os_map(size_t size, size_t alignment) {
@@ -1889,25 +1919,27 @@ static size_t smi_os_page_size(void) {
     return size > 0 ? (size_t)size : 4096;
 }
 
-static void *smi_os_map_anywhere(size_t size) {
+static void *smi_os_map_anywhere(size_t size, int access) {
     if (smi_os_fails()) return NULL;
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | SMI_MAP_ANONYMOUS | SMI_MAP_NORESERVE, -1, 0);
+    void *at = mmap(NULL, size, access, MAP_PRIVATE | SMI_MAP_ANONYMOUS | SMI_MAP_NORESERVE, -1, 0);
     return at == MAP_FAILED ? NULL : at;
 }
 
 /* Zeroed pages at a multiple of alignment: more than needed, then both ends cut off. */
-static void *smi_os_map(size_t size, size_t alignment) {
-    char *at = (char *)smi_os_map_anywhere(size);
+static void *smi_os_map_for(size_t size, size_t alignment, int access) {
+    char *at = (char *)smi_os_map_anywhere(size, access);
     if (at == NULL || ((uintptr_t)at & (alignment - 1)) == 0) return at;
     munmap(at, size);
     if (size + alignment < size) return NULL;
-    at = (char *)smi_os_map_anywhere(size + alignment);
+    at = (char *)smi_os_map_anywhere(size + alignment, access);
     if (at == NULL) return NULL;
     char *fit = (char *)(((uintptr_t)at + alignment - 1) & ~(uintptr_t)(alignment - 1));
     if (fit > at) munmap(at, (size_t)(fit - at));
     if (at + alignment > fit) munmap(fit + size, (size_t)(at + alignment - fit));
     return fit;
 }
+
+static void *smi_os_map(size_t size, size_t alignment) { return smi_os_map_for(size, alignment, PROT_READ | PROT_WRITE); }
 
 /* Addresses that cost nothing until they are touched; commit has nothing to do here. */
 static void *smi_os_reserve(size_t size) { return smi_os_map(size, 65536); }
@@ -1925,6 +1957,17 @@ static void smi_os_purge(void *pages, size_t size) {
 #endif
 }
 static void smi_os_release(void *pages, size_t size) { munmap(pages, size); }
+
+/* Addresses that nobody may touch, set aside for one block; parts become zeroed memory and are given back. The kernel
+ * merges neighbours of the same access: it is one mapping that grows into another, however often that is done. */
+static void *smi_os_aside(size_t size) { return smi_os_map_for(size, 65536, PROT_NONE); }
+static bool smi_os_aside_open(void *pages, size_t size) {
+    return !smi_os_fails() && mprotect(pages, size, PROT_READ | PROT_WRITE) == 0;
+}
+static void smi_os_aside_shut(void *pages, size_t size) {
+    smi_os_purge(pages, size);
+    (void)mprotect(pages, size, PROT_NONE); /* refused: then they can be touched, and read as zero */
+}
 
 /* Grows or shrinks a mapping, moving its page tables instead of its bytes; NULL: it is as before. */
 static void *smi_os_remap(void *pages, size_t old_size, size_t new_size) {
@@ -2421,6 +2464,27 @@ static void smi_watch_alloc(const void *block, size_t size, bool zeroed) {
 #endif
     (void)block, (void)size, (void)zeroed;
 }
+/* A block is resized where it is. */
+static void smi_watch_resize(const void *block, size_t from, size_t to) {
+    const char *at = (const char *)block;
+#ifdef SMI_ASAN
+    if (to > from) __asan_unpoison_memory_region((void const volatile *)(at + from), to - from);
+    else __asan_poison_memory_region((void const volatile *)(at + to), from - to);
+#endif
+#ifdef SMI_VALGRIND
+    if (smi_on_valgrind) VALGRIND_RESIZEINPLACE_BLOCK(at, from, to, 0);
+#endif
+    (void)at, (void)from, (void)to;
+}
+/* What a block holds goes on in another one: also where a layer has shut a part of it. */
+static void smi_watch_copy(void *to, const void *block, size_t size) {
+#ifdef SMI_ASAN
+    __asan_unpoison_memory_region((void const volatile *)block, size);
+#endif
+    smi_quiet_begin();
+    memcpy(to, block, size);
+    smi_quiet_end();
+}
 static void smi_watch_free(const void *block, size_t size) {
 #ifdef SMI_ASAN
     __asan_poison_memory_region((void const volatile *)block, size);
@@ -2609,6 +2673,7 @@ typedef struct smi_page {
     char *top;                                  /* chunk: end of the formatted part */
     smi_u64 folded;                             /* slab: blocks handed out before `total` was last reset */
     size_t size;                                /* huge: usable bytes */
+    size_t reserved;                            /* huge: addresses set aside, `bytes` of them memory; 0: all of it is */
     const char *file;                           /* huge: site; dead, spare: kind of the scope */
     uint64_t id;                                /* dead, spare: id of the scope */
     int line;
@@ -2915,9 +2980,11 @@ SMI_INLINE smi_page **smi_map_entry(uintptr_t granule) {
     return &smi_map_root[granule >> SMI_LEAF_SHIFT][granule & ((1u << SMI_LEAF_SHIFT) - 1)];
 }
 
-/* Of a page, the map has all of it; but of a large huge block only where the block starts, so that the cost does not
- * grow with its size. (Two of these never start in the same granule: they are larger.) */
-static bool smi_map_whole(const smi_page *page) { return page->kind != SMI_HUGE || page->bytes <= SMI_SPAN_MAX; }
+/* Of a page, the map has all of it; but of a large huge block, or one that may become large, only where the block starts,
+ * so that the cost does not grow with its size. (Two of these never start in the same granule: they are larger.) */
+static bool smi_map_whole(const smi_page *page) {
+    return page->kind != SMI_HUGE || (page->bytes <= SMI_SPAN_MAX && page->reserved == 0);
+}
 static const char *smi_map_base(const smi_page *page) { return smi_map_whole(page) ? page->base : page->start; }
 static size_t smi_map_bytes(const smi_page *page) { return smi_map_whole(page) ? page->bytes : 1; }
 
@@ -3200,16 +3267,28 @@ static char *smi_span_from_region(smi_domain *d, size_t bytes, bool *zeroed, smi
     return base;
 }
 
+/* Addresses for a block that will grow where it is; memory as far as it has it now. */
+static char *smi_span_aside(const smi_page *page) {
+    char *base = (char *)smi_os_aside(page->reserved);
+    if (base == NULL || smi_os_aside_open(base, page->bytes)) return base;
+    int reason = errno;
+    smi_os_release(base, page->reserved);
+    errno = reason;
+    return NULL;
+}
+
 /* A span that the regions cannot give: a mapping of its own, or the heap's own source; charged. */
-static char *smi_span_from_outside(smi_domain *d, size_t bytes, size_t alignment, smi_claim *claim) {
-    if (!smi_charge(&d->budget, bytes, 0, claim)) return NULL;
+static char *smi_span_from_outside(smi_domain *d, const smi_page *page, size_t alignment, smi_claim *claim) {
+    if (!smi_charge(&d->budget, page->bytes, 0, claim)) return NULL;
     const smi_domain *heap = d->base;
     char *base = NULL;
-    if (heap->has_source) {
-        if (!smi_os_fails()) base = (char *)heap->source.map_fn(heap->source.ctx, bytes, alignment);
+    if (page->reserved > 0) {
+        base = smi_span_aside(page);
+    } else if (heap->has_source) {
+        if (!smi_os_fails()) base = (char *)heap->source.map_fn(heap->source.ctx, page->bytes, alignment);
         if (base == NULL) errno = ENOMEM;
     } else {
-        base = (char *)smi_os_map(bytes, alignment);
+        base = (char *)smi_os_map(page->bytes, alignment);
     }
     if (base == NULL) smi_claim_undo(claim, NULL);
     return base;
@@ -3241,6 +3320,11 @@ static size_t smi_span_round(const smi_domain *d, size_t bytes) {
     else if (!d->base->has_source && bytes > SMI_SPAN_MAX) unit = smi_os_page;
     return bytes > SIZE_MAX - unit ? 0 : (bytes + unit - 1) & ~(unit - 1);
 }
+/* What is set aside, and what of it becomes memory at once: access is changed by whole pages of the system. */
+static size_t smi_aside_round(size_t bytes) {
+    size_t unit = smi_os_page > (size_t)SMI_GRANULE ? smi_os_page : (size_t)SMI_GRANULE;
+    return bytes > SIZE_MAX - unit ? 0 : (bytes + unit - 1) & ~(unit - 1);
+}
 
 static void smi_span_free(smi_domain *d, smi_page *page);
 
@@ -3250,7 +3334,7 @@ static smi_page *smi_source_outer(const smi_domain *heap);
 
 /* The pages of a span, from wherever this heap has them; *claim->met tells a limit from a refusal. Under smi_span_lock. */
 static char *smi_span_take(smi_domain *d, smi_page *page, size_t alignment, bool *zeroed, smi_claim *claim) {
-    bool region = !d->base->has_source && page->bytes <= SMI_SPAN_MAX && alignment <= SMI_GRANULE;
+    bool region = !d->base->has_source && page->bytes <= SMI_SPAN_MAX && alignment <= SMI_GRANULE && page->reserved == 0;
     char *base = NULL;
     smi_regions_purge(smi_os_now_ms(), false);
     *zeroed = true;
@@ -3260,18 +3344,18 @@ static char *smi_span_take(smi_domain *d, smi_page *page, size_t alignment, bool
         if (region) base = smi_span_from_region(d, page->bytes, zeroed, claim);
         if (base == NULL && claim->met == NULL) {
             page->origin = (uint8_t)(d->base->has_source ? SMI_FROM_SOURCE : SMI_FROM_SYSTEM);
-            base = smi_span_from_outside(d, page->bytes, alignment, claim);
+            base = smi_span_from_outside(d, page, alignment, claim);
         }
         if (base != NULL || smi_regions_purge(0, true) == 0) break; /* free pages of the cache may make room */
     }
     return base;
 }
 
-/* A new page of the domain, in the page map and on no list; `front` bytes of it lie in front of page->start. NULL:
- * E_LIMIT or E_NOMEM is set, nothing changed. */
-static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t front, size_t bytes, size_t alignment, bool *zeroed,
-                                 const char *call) {
-    size_t rounded = smi_span_round(d, bytes);
+/* A new page of the domain, in the page map and on no list; `front` bytes of it lie in front of page->start. reserved:
+ * addresses to set aside, 0: those of the page. NULL: E_LIMIT or E_NOMEM is set, nothing changed. */
+static smi_page *smi_page_create_in(smi_domain *d, smi_kind kind, size_t front, size_t bytes, size_t reserved, size_t alignment,
+                                    bool *zeroed, const char *call) {
+    size_t rounded = reserved > 0 ? smi_aside_round(bytes) : smi_span_round(d, bytes);
     if (rounded == 0) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", bytes);
         return NULL;
@@ -3282,6 +3366,7 @@ static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t front, siz
     smi_claim claim;
     page->kind = (uint8_t)kind;
     page->bytes = rounded;
+    page->reserved = smi_aside_round(reserved);
     page->domain = d;
     smi_lock_take(&smi_span_lock);
     page->base = smi_span_take(d, page, alignment, zeroed, &claim);
@@ -3311,8 +3396,16 @@ static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t front, siz
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source of heap '%s' gave pages at %p, not at a multiple of %zu", d->base->name,
                  base, alignment);
     else if (claim.met != NULL) smi_fail_limit(call, claim.met, rounded);
+    else if (reserved > 0)
+        smi_fail(SAGEMEM_E_NOMEM, smi_os_error(), call,
+                 "the system set no %zu bytes of addresses aside (%s); ask for fewer with a smaller stable_max, or raise ulimit -v",
+                 reserved, strerror(smi_os_error()));
     else smi_fail_system(call, rounded);
     return NULL;
+}
+static smi_page *smi_page_create(smi_domain *d, smi_kind kind, size_t front, size_t bytes, size_t alignment, bool *zeroed,
+                                 const char *call) {
+    return smi_page_create_in(d, kind, front, bytes, 0, alignment, zeroed, call);
 }
 
 /* What a pointer into pages that are gone is told: the heap's name and, for a scope, its kind and id. */
@@ -3351,7 +3444,7 @@ static void smi_span_free(smi_domain *d, smi_page *page) {
     } else {
         if (smi_watched) smi_watch_open(page->base, page->bytes);
         if (page->origin == SMI_FROM_SOURCE) heap->source.unmap_fn(heap->source.ctx, page->base, page->bytes);
-        else smi_os_release(page->base, page->bytes);
+        else smi_os_release(page->base, page->reserved > 0 ? page->reserved : page->bytes);
         smi_uncharge(&d->budget, page->bytes, NULL);
     }
     smi_lock_give(&smi_span_lock);
@@ -4617,6 +4710,9 @@ static void smi_domain_trim(smi_domain *d) {
 /* -- Huge blocks: pages of their own; all that is known about one lies in its smi_page. ------------------------ */
 
 static size_t smi_huge_front(const smi_domain *d) { return smi_checked(d) ? (size_t)SMI_HUGE_ZONE : 0; }
+static size_t smi_huge_behind(const smi_domain *d) {
+    return smi_watched ? (size_t)SMI_RED_ZONE : d->post;
+} /* a tool sees the end */
 
 static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
     page->size = size;
@@ -4625,16 +4721,17 @@ static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
     smi_fill_quiet(page->start + size, SMI_FILL_ZONE, page->bytes - size - (size_t)(page->start - page->base));
 }
 
-static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
-                            const char *call) {
-    size_t front = smi_huge_front(d);
-    size_t behind = smi_watched ? (size_t)SMI_RED_ZONE : d->post; /* a tool is to see the end */
+/* reserved: bytes of addresses that are set aside for it to grow into, or 0. */
+static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
+                            bool *zeroed, const char *call) {
+    size_t front = smi_huge_front(d), behind = smi_huge_behind(d);
     if (front > 0 && alignment > front) front = alignment;
-    if (size > SIZE_MAX / 2 - front - behind) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", size);
+    if (size > SIZE_MAX / 2 - front - behind || reserved > SIZE_MAX / 2 - behind) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes are more than an object can have", size > reserved ? size : reserved);
         return NULL;
     }
-    smi_page *page = smi_page_create(d, SMI_HUGE, front, front + size + behind, alignment, zeroed, call);
+    if (reserved > 0) reserved += behind;
+    smi_page *page = smi_page_create_in(d, SMI_HUGE, front, front + size + behind, reserved, alignment, zeroed, call);
     if (page == NULL) return NULL;
     page->tag = tag;
     page->file = site.file;
@@ -4731,6 +4828,47 @@ static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
     if (start != NULL) smi_event(heap, page->bytes);
     smi_lock_give(&heap->lock);
     return start;
+}
+
+/* Where addresses are set aside, a block never moves: from the system's pages, not in heaps that look for damage. */
+static bool smi_huge_may_reserve(const smi_domain *d) {
+    return !d->base->has_source && (d->base->flags & (SAGEMEM_HEAP_SYSTEM | SAGEMEM_HEAP_CHECKED)) == 0;
+}
+static bool smi_huge_holds(const smi_page *page, size_t size) {
+    return page != NULL && page->reserved > 0 && size <= page->reserved - smi_huge_behind(page->domain);
+}
+
+/* Changes how much of the addresses set aside for a block is memory. NULL: as it was, and the error is set. */
+static void *smi_huge_commit(smi_domain *d, smi_page *page, size_t size, const char *call) {
+    smi_domain *heap = d->base;
+    if (size == 0) size = 1;
+    size_t behind = smi_huge_behind(d), bytes = smi_aside_round(size + behind), before = page->bytes;
+    smi_claim claim;
+    if (bytes > before) {
+        if (!smi_charge(&d->budget, bytes - before, 0, &claim)) {
+            smi_fail_limit(call, claim.met, bytes - before);
+            return NULL;
+        }
+        if (!smi_os_aside_open(page->base + before, bytes - before)) {
+            smi_fail_system(call, bytes - before);
+            smi_claim_undo(&claim, NULL);
+            return NULL;
+        }
+        smi_budget_peak(&d->budget);
+        if (smi_watched) smi_watch_shut(page->base + before, bytes - before);
+    }
+    if (smi_watched) smi_watch_resize(page->start, page->size, size);
+    smi_lock_take(&heap->lock);
+    page->bytes = bytes;
+    smi_huge_recount(d, page, behind > 0 ? size : bytes);
+    smi_event(heap, bytes > before ? bytes - before : before - bytes);
+    smi_lock_give(&heap->lock);
+    if (bytes < before) {
+        if (smi_watched) smi_watch_open(page->base + bytes, before - bytes);
+        smi_os_aside_shut(page->base + bytes, before - bytes);
+        smi_uncharge(&d->budget, before - bytes, NULL);
+    }
+    return page->start;
 }
 
 /* -- System blocks (SAGEMEM_HEAP_SYSTEM): malloc's, with what we know in front, entered in a table of addresses so
@@ -5443,8 +5581,8 @@ static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_si
     return smi_slab_alloc(d, size, tag, call);
 }
 
-static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
-                                   const char *call) {
+static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
+                                   bool *zeroed, const char *call) {
     smi_domain *heap = d->base;
     *zeroed = false;
     if (smi_os_fails()) {
@@ -5455,19 +5593,30 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
     if (size >= 65536 && alignment < 64) alignment = 64;
     bool small = d->slab && size <= SMI_SMALL_MAX && alignment <= 16;
     if (!smi_records_ready(d, tag)) return NULL;
+    if (reserved > 0) return smi_huge_alloc(d, alignment, size, reserved, tag, site, zeroed, call);
     if ((heap->flags & SAGEMEM_HEAP_SYSTEM) != 0) return smi_system_alloc(d, alignment, size, tag, site, call);
     if (small) return smi_small_alloc(d, size, tag, site, call);
     if (size <= SMI_CHUNK_BLOCK_MAX && alignment <= SMI_CHUNK_BLOCK_MAX / 4)
         return smi_chunk_alloc(d, alignment, size, tag, site, call);
-    return smi_huge_alloc(d, alignment, size, tag, site, zeroed, call);
+    return smi_huge_alloc(d, alignment, size, 0, tag, site, zeroed, call);
 }
 
-static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
-                              const char *call) {
+/* reserved: bytes of addresses that the block is to grow into without moving; 0: it is an ordinary one. A heap that cannot
+ * do that takes them all as memory at once. */
+static void *smi_domain_alloc_in(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
+                                 bool *zeroed, const char *call) {
+    if (reserved > 0 && !smi_huge_may_reserve(d)) {
+        size = reserved;
+        reserved = 0;
+    }
     smi_mine.paying = &d->budget;
-    void *block = smi_domain_alloc_paid(d, alignment, size, tag, site, zeroed, call);
+    void *block = smi_domain_alloc_paid(d, alignment, size, reserved, tag, site, zeroed, call);
     smi_mine.paying = NULL;
     return block;
+}
+static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
+                              const char *call) {
+    return smi_domain_alloc_in(d, alignment, size, 0, tag, site, zeroed, call);
 }
 
 typedef struct smi_reclaimer {
@@ -5525,9 +5674,16 @@ static void smi_fail_for(size_t size, sagemem_tag tag) {
                  sagemem_tag_name(tag));
 }
 
+/* What an allocation wants besides its size. */
+typedef struct smi_wish {
+    size_t reserved; /* see smi_domain_alloc_in */
+    bool zero;
+    bool tentative; /* the caller has something else to try: a failure asks no reclaimer and never aborts */
+} smi_wish;
+
 /* Everything that the short paths do not do. The block comes from domain `into` of the heap, NULL: its innermost scope. */
-SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t alignment, size_t size, sagemem_tag tag,
-                                  smi_site site, bool zero, const char *call) {
+static void *smi_alloc_wish(sagemem_heap *heap, smi_domain *into, size_t alignment, size_t size, sagemem_tag tag, smi_site site,
+                            smi_wish wish, const char *call) {
     if (SMI_UNLIKELY(tag > SAGEMEM_TAG_MAX)) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
                  tag, SAGEMEM_TAG_USER_MAX);
@@ -5537,9 +5693,9 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t a
         smi_domain *entered = smi_enter(heap, call);
         if (entered == NULL) return NULL;
         bool zeroed, abort_on_nomem = (entered->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0;
-        zero |= (entered->flags & SAGEMEM_HEAP_ZERO) != 0;
+        bool zero = wish.zero || (entered->flags & SAGEMEM_HEAP_ZERO) != 0;
         smi_domain *d = into != NULL ? into : entered->top;
-        void *block = smi_domain_alloc(d, alignment, size, tag, site, &zeroed, call);
+        void *block = smi_domain_alloc_in(d, alignment, size, wish.reserved, tag, site, &zeroed, call);
         if (block != NULL && zero && !zeroed)
             memset(block, 0, (entered->flags & SAGEMEM_HEAP_ZERO) != 0 ? sagemem_size(block) : size);
         smi_leave(entered);
@@ -5547,6 +5703,7 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t a
             smi_pressure_look();
             return block;
         }
+        if (wish.tentative) return NULL;
         if (smi_reclaim(entered, &step, size)) continue;
         smi_fail_for(size, tag);
         if (abort_on_nomem && smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
@@ -5555,6 +5712,12 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t a
         }
         return NULL;
     }
+}
+
+SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t alignment, size_t size, sagemem_tag tag,
+                                  smi_site site, bool zero, const char *call) {
+    smi_wish wish = {0, zero, false};
+    return smi_alloc_wish(heap, into, alignment, size, tag, site, wish, call);
 }
 
 /* The short path: the thread's own heap, no scope open, a block in the current slab page. NULL: the long way. */
@@ -6796,8 +6959,9 @@ static bool smi_chunk_resize(smi_domain *d, smi_page *page, char *header, uint64
 }
 
 /* The block at another size in place, or NULL. Owner; unwatched. */
-static void *smi_resize_in_place(const smi_ref *ref, void *block, size_t size) {
+static void *smi_resize_in_place(const smi_ref *ref, void *block, size_t size, const char *call) {
     smi_domain *d = ref->domain;
+    if (smi_huge_holds(ref->page, size)) return smi_huge_commit(d, ref->page, size, call);
     if (ref->system != NULL || d->pre != 0) return NULL; /* these move always: stale pointers then show */
     if (ref->page->kind == SMI_HUGE) return size > SMI_CHUNK_BLOCK_MAX / 2 ? smi_huge_resize(d, ref->page, size) : NULL;
     if (smi_watched) return size == ref->size ? block : NULL;
@@ -6813,14 +6977,15 @@ static void *smi_resize_by_copy(const smi_ref *ref, void *block, size_t size, sa
     void *fresh = smi_domain_alloc(ref->domain, 16, size, tag, site, &zeroed, call);
     if (fresh == NULL) return NULL;
     size_t keep = ref->size < size ? ref->size : size;
-    memcpy(fresh, block, keep);
+    smi_watch_copy(fresh, block, keep);
     if (zero && !zeroed) memset((char *)fresh + keep, 0, sagemem_size(fresh) - keep);
     if (ref->system != NULL) smi_system_free(ref->system);
     else smi_free_own(ref, block, site);
     return fresh;
 }
 
-static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+/* tentative: as in smi_wish. */
+static void *smi_realloc_if(void *block, size_t size, sagemem_tag tag, smi_site site, bool tentative, const char *call) {
     for (uint32_t step = 0;;) {
         smi_page *page = smi_lookup(block);
         smi_domain *heap = page != NULL && page->kind >= SMI_SLAB && page->kind <= SMI_HUGE ? page->domain->base : NULL;
@@ -6843,13 +7008,14 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
             if (ref.domain == heap) smi_outside_grows(heap);
             bool same = tag == SAGEMEM_TAG_SAME || tag == ref.tag;
             sagemem_tag new_tag = same ? ref.tag : tag;
-            result = same ? smi_resize_in_place(&ref, block, size) : NULL;
-            if (result != NULL && (heap->flags & SAGEMEM_HEAP_ZERO) != 0) {
+            bool stays = same && smi_huge_holds(ref.page, size);
+            result = same ? smi_resize_in_place(&ref, block, size, call) : NULL;
+            if (result != NULL && (heap->flags & SAGEMEM_HEAP_ZERO) != 0 && !(stays && size > ref.size)) {
                 /* What may show when it grows again, and what it has grown by. */
                 size_t now = sagemem_size(result), from = size < ref.size ? size : ref.size;
                 memset((char *)result + from, 0, now - from);
             }
-            if (result == NULL) result = smi_resize_by_copy(&ref, block, size, new_tag, site, call);
+            if (result == NULL && !stays) result = smi_resize_by_copy(&ref, block, size, new_tag, site, call);
             if (result == NULL && same && size <= ref.size && size > ref.size / 4) {
                 result = block; /* too large is better than not at all */
                 if ((heap->flags & SAGEMEM_HEAP_ZERO) != 0) memset((char *)block + size, 0, ref.size - size);
@@ -6858,8 +7024,8 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
             heap = NULL;
         }
         if (shared != NULL) smi_use_end(shared);
-        if (result != NULL || heap == NULL || !smi_reclaim(heap, &step, size)) {
-            if (result == NULL && heap != NULL && (heap->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0 &&
+        if (result != NULL || heap == NULL || tentative || !smi_reclaim(heap, &step, size)) {
+            if (result == NULL && heap != NULL && !tentative && (heap->flags & SAGEMEM_HEAP_ABORT_ON_NOMEM) != 0 &&
                 smi_mine.error.status != SAGEMEM_E_ARGUMENT) {
                 smi_log(SAGEMEM_LOG_ERROR, "%s: %zu bytes: %s", call, size, smi_mine.error.message);
                 abort();
@@ -6867,6 +7033,10 @@ static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site sit
             return result;
         }
     }
+}
+
+static void *smi_realloc(void *block, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    return smi_realloc_if(block, size, tag, site, false, call);
 }
 
 SAGEMEM_API void *sagemem_realloc_at(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag, const char *file, int line) {
@@ -7066,7 +7236,7 @@ SAGEMEM_API void *sagemem_keep(void *block) {
                 bool zeroed;
                 result = smi_domain_alloc(to, 16, ref.size, ref.tag, site, &zeroed, call);
                 if (result != NULL) {
-                    memcpy(result, block, ref.size);
+                    smi_watch_copy(result, block, ref.size);
                     if ((from->flags & SAGEMEM_HEAP_ZERO) != 0 && !zeroed)
                         memset((char *)result + ref.size, 0, sagemem_size(result) - ref.size);
                     if (ref.system != NULL) smi_system_free(ref.system);
@@ -7090,7 +7260,7 @@ SAGEMEM_API void *sagemem_move(sagemem_heap *to, void *block) {
     }
     void *fresh = smi_alloc_slow(to, NULL, 16, ref.size, ref.tag, site, false, call);
     if (fresh == NULL) return NULL;
-    memcpy(fresh, block, ref.size);
+    smi_watch_copy(fresh, block, ref.size);
     sagemem_free(block);
     return fresh;
 }
@@ -9003,9 +9173,634 @@ SAGEMEM_API sagemem_arena *sagemem_arena_load(const sagemem_arena_desc *desc, co
  * ========================================================================== */
 #if SAGEMEM_WITH_ARRAY
 
+/* -- Growth ------------------------------------------------------------------------------------------------------
+ *
+ *   data                        count                 capacity          end of the block
+ *   | element | element | ... | room for more elements | less than one  |
+ *
+ * In a heap that zeroes, all behind the last element is zero: what is dropped is cleared then, and what the block grows by
+ * comes zeroed. Where a tool looks on, all behind the last element is shut, and `capacity` is `count`, so that also the
+ * typed pushes of SAGEMEM_ARRAY_OF come here to have one more opened. */
+
+/* Bytes of the largest array: what a heap adds to a block is not more than the rest. */
+static const size_t SMI_ARRAY_BYTES = SIZE_MAX / 2 - 65536;
+
+static size_t smi_array_most(size_t element_size) { return SMI_ARRAY_BYTES / element_size; }
+
+static bool smi_array_growth_bad(double growth, const char *call) {
+    if (growth == 0 || growth > 1) return false;
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "growth %g does not grow; use a factor of more than 1, or 0 for 1.5", growth);
+    return true;
+}
+
+static sagemem_status smi_array_overflow(size_t count, size_t more, size_t element_size, const char *call) {
+    return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                    "%zu and %zu more elements of %zu bytes are more than an address can count; check how the number was computed",
+                    count, more, element_size);
+}
+
+/* The capacity to ask for when `need` elements must fit: capacity * growth, if that is more; at most `most`. Only what is
+ * added passes through a double, which counts exactly to 2^53: the sum does not lose what is there. */
+static size_t smi_array_larger(size_t capacity, size_t need, size_t most, double growth) {
+    double more = (double)capacity * (growth - 1);
+    size_t room = capacity < most ? most - capacity : 0;
+    size_t extra = more < (double)room ? (size_t)more : room; /* (double)room may be rounded up to a power of two */
+    if (extra > room) extra = room;
+    return need > capacity + extra ? need : capacity + extra;
+}
+
+/* Which of the sizes from `want` down to `need` to try next, before that: memory may be short of the first. */
+static size_t smi_array_less(size_t want, size_t need) { return need + (want - need) / 4; }
+
+static bool smi_array_short_of_memory(void) {
+    return smi_mine.error.status == SAGEMEM_E_NOMEM || smi_mine.error.status == SAGEMEM_E_LIMIT;
+}
+
+/* The block with room for `want` elements, or for as many as memory allows, at the least `need`. NULL: the error is set, and
+ * the block is as before. An attempt that another one made good leaves no error behind. */
+static void *smi_array_realloc(void *data, size_t element_size, size_t need, size_t want, const char *call) {
+    sagemem_error before = smi_mine.error;
+    for (; want > need; want = smi_array_less(want, need)) {
+        void *fresh = smi_realloc_if(data, want * element_size, SAGEMEM_TAG_SAME, smi_nowhere, true, call);
+        if (fresh != NULL || !smi_array_short_of_memory()) return fresh;
+        smi_mine.error = before;
+    }
+    return smi_realloc(data, need * element_size, SAGEMEM_TAG_SAME, smi_nowhere, call);
+}
+
+SAGEMEM_API sagemem_status sagemem_array_grow(void **data, size_t element_size, size_t *capacity, size_t min_capacity,
+                                              double growth) {
+    const char *call = "sagemem_array_grow";
+    if (data == NULL || capacity == NULL || element_size == 0)
+        return smi_fail(
+            SAGEMEM_E_ARGUMENT, 0, call,
+            "data %p, capacity %p, element_size %zu: pass the addresses of the array's pointer and capacity, and a size",
+            (void *)data, (void *)capacity, element_size);
+    if (smi_array_growth_bad(growth, call)) return SAGEMEM_E_ARGUMENT;
+    if (*data == NULL && *capacity != 0)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "capacity is %zu, but *data is NULL; start with a capacity of 0", *capacity);
+    if (min_capacity <= *capacity) return SAGEMEM_OK;
+    size_t most = smi_array_most(element_size);
+    if (min_capacity > most) return smi_array_overflow(*capacity, min_capacity - *capacity, element_size, call);
+    void *fresh;
+    if (*data == NULL) {
+        fresh = smi_alloc_slow(NULL, NULL, 16, min_capacity * element_size, SAGEMEM_UNTAGGED, smi_nowhere, false, call);
+    } else {
+        smi_ref ref;
+        if (smi_resolve_or_fault(*data, &ref, call) != SAGEMEM_OK) return smi_mine.error.status;
+        if (ref.size / element_size < *capacity)
+            return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                            "the block of %zu bytes has no room for the capacity of %zu elements of %zu bytes that it is said to "
+                            "have; check element_size and *capacity",
+                            ref.size, *capacity, element_size);
+        size_t want = smi_array_larger(*capacity, min_capacity, most, growth == 0 ? 1.5 : growth);
+        fresh = smi_array_realloc(*data, element_size, min_capacity, want, call);
+    }
+    if (fresh == NULL) return smi_mine.error.status;
+    *data = fresh;
+    *capacity = sagemem_size(fresh) / element_size;
+    return SAGEMEM_OK;
+}
+
 /* -- Arrays ------------------------------------------------------------------------------------------------------ */
 
-/* -- Columns ----------------------------------------------------------------------------------------------------- */
+/* Whether what lies behind the last element of this block is kept zero. */
+static bool smi_array_zeroes(const void *data) {
+    const smi_page *page = smi_lookup(data);
+    if (page != NULL && page->kind >= SMI_SLAB && page->kind <= SMI_HUGE) return (page->domain->flags & SAGEMEM_HEAP_ZERO) != 0;
+    const smi_system_block *b = smi_system_find(data);
+    return b != NULL && (b->domain->flags & SAGEMEM_HEAP_ZERO) != 0;
+}
+
+/* Elements that become the program's: zero, or undefined. */
+static void smi_array_open(const void *at, size_t size, bool zeroes) {
+    if (smi_watched && zeroes) smi_watch_open(at, size);
+    else if (smi_watched) smi_watch_fresh(at, size);
+}
+
+/* Elements that are no longer the program's. */
+static void smi_array_drop(void *at, size_t size, bool zeroes) {
+    if (zeroes) memset(at, 0, size);
+    if (smi_watched) smi_watch_shut(at, size);
+}
+
+/* Elements that fit, also where a tool looks on. */
+static size_t smi_array_room(const sagemem_array *array) {
+    smi_ref ref;
+    char text[SMI_WHY + 40];
+    if (!smi_watched || smi_resolve(array->data, &ref, text, sizeof text) != SAGEMEM_OK) return array->capacity;
+    size_t room = ref.size / array->element_size;
+    return array->stable_max > 0 && room > array->stable_max ? array->stable_max : room;
+}
+
+/* After the block has changed: notes what fits into it, and shuts what is not handed out. */
+static void smi_array_settle(sagemem_array *array, void *data) {
+    size_t size = sagemem_size(data), used = array->count * array->element_size, room = size / array->element_size;
+    array->data = data;
+    array->capacity = array->stable_max > 0 && room > array->stable_max ? array->stable_max : room;
+    if (!smi_watched) return;
+    array->capacity = array->count;
+    smi_watch_shut((const char *)data + used, size - used);
+}
+
+static bool smi_array_bad(const sagemem_array *array, const char *call) {
+    if (array != NULL && array->data != NULL && array->element_size != 0) return false;
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+             array == NULL ? "array is NULL; pass the address of one" : "the array is not in use; call sagemem_array_init first");
+    return true;
+}
+
+/* The block at room for `need` elements or, if memory allows, `want`: false, the error is set. */
+static bool smi_array_resize_block(sagemem_array *array, size_t need, size_t want, const char *call) {
+    void *data = smi_array_realloc(array->data, array->element_size, need, want, call);
+    if (data != NULL) smi_array_settle(array, data);
+    return data != NULL;
+}
+
+/* Room for `more` elements behind the last. Stable arrays take memory in small steps, as nothing is copied: what is held is
+ * at most 1/64 and 64 KiB more than what is used. */
+static bool smi_array_make_room(sagemem_array *array, size_t more, const char *call) {
+    size_t count = array->count, size = array->element_size, room = smi_array_room(array), most = smi_array_most(size), want;
+    if (count <= room && more <= room - count) return true;
+    if (array->stable_max > 0 && (count > array->stable_max || more > array->stable_max - count)) {
+        smi_fail(SAGEMEM_E_FULL, 0, call, "%zu elements and %zu more are over stable_max of %zu; make the array with more", count,
+                 more, array->stable_max);
+        return false;
+    }
+    if (count > most || more > most - count) {
+        smi_array_overflow(count, more, size, call);
+        return false;
+    }
+    if (array->stable_max > 0) {
+        size_t step = count / 64 > 65536 / size ? count / 64 : 65536 / size;
+        want = array->stable_max - count - more > step ? count + more + step : array->stable_max;
+    } else {
+        want = smi_array_larger(room, count + more, most, array->growth);
+    }
+    return smi_array_resize_block(array, count + more, want, call);
+}
+
+/* The first of `more` new elements; NULL: the error is set, the array as before. */
+static char *smi_array_extend(sagemem_array *array, size_t more, const char *call) {
+    if (smi_array_bad(array, call) || !smi_array_make_room(array, more, call)) return NULL;
+    size_t from = array->count;
+    char *at = (char *)array->data + from * array->element_size;
+    if (smi_watched) smi_array_open(at, more * array->element_size, smi_array_zeroes(array->data));
+    array->count = from + more;
+    if (smi_watched) array->capacity = array->count;
+    return at;
+}
+
+static void smi_array_cut(sagemem_array *array, size_t count) {
+    char *at = (char *)array->data + count * array->element_size;
+    smi_array_drop(at, (array->count - count) * array->element_size, smi_array_zeroes(array->data));
+    array->count = count;
+    if (smi_watched) array->capacity = count;
+}
+
+static sagemem_status smi_array_desc_wrong(const sagemem_array_desc *desc, const char *call) {
+    if (desc == NULL || desc->element_size == 0)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "an array needs desc->element_size: sizeof of what it holds");
+    if (smi_array_growth_bad(desc->growth, call)) return SAGEMEM_E_ARGUMENT;
+    size_t count = desc->stable_max > desc->initial_capacity ? desc->stable_max : desc->initial_capacity;
+    if (count > smi_array_most(desc->element_size)) return smi_array_overflow(0, count, desc->element_size, call);
+    if (desc->stable_max == 0 || desc->initial_capacity <= desc->stable_max) return SAGEMEM_OK;
+    return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "initial_capacity %zu is more than stable_max %zu; ask for less, or more",
+                    desc->initial_capacity, desc->stable_max);
+}
+
+SAGEMEM_API sagemem_status sagemem_array_init(sagemem_array *array, const sagemem_array_desc *desc) {
+    const char *call = "sagemem_array_init";
+    if (array == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "array is NULL; pass the address of one");
+    memset(array, 0, sizeof *array);
+    sagemem_status status = smi_array_desc_wrong(desc, call);
+    if (status != SAGEMEM_OK) return status;
+    size_t size = desc->element_size, first = desc->initial_capacity;
+    if (first == 0) first = size < 64 ? 64 / size : 1;
+    if (desc->stable_max > 0 && first > desc->stable_max) first = desc->stable_max;
+    smi_wish wish = {desc->stable_max * size, false, false};
+    void *data = smi_alloc_wish(desc->heap, NULL, 16, first * size, desc->tag, smi_nowhere, wish, call);
+    if (data == NULL) return smi_mine.error.status;
+    array->element_size = size;
+    array->growth = desc->growth == 0 ? 1.5 : desc->growth;
+    array->stable_max = desc->stable_max;
+    smi_array_settle(array, data);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_array_get_desc(const sagemem_array *array, sagemem_array_desc *out) {
+    const char *call = "sagemem_array_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_array_desc");
+    if (smi_array_bad(array, call)) return SAGEMEM_E_ARGUMENT;
+    smi_ref ref;
+    if (smi_resolve_or_fault(array->data, &ref, call) != SAGEMEM_OK) return smi_mine.error.status;
+    out->heap = ref.domain->base;
+    out->tag = ref.tag;
+    out->element_size = array->element_size;
+    out->initial_capacity = smi_array_room(array);
+    out->growth = array->growth;
+    out->stable_max = array->stable_max;
+    return SAGEMEM_OK;
+}
+
+SMI_NOINLINE sagemem_status smi_array_push_slow(sagemem_array *array, const void *element) {
+    const char *call = "sagemem_array_push";
+    if (element == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "element is NULL: pass the address of what to append");
+    if (smi_array_bad(array, call)) return SAGEMEM_E_ARGUMENT;
+    uintptr_t offset = (uintptr_t)element - (uintptr_t)array->data;
+    bool inside = offset < array->count * array->element_size; /* then it moves with the array */
+    char *to = smi_array_extend(array, 1, call);
+    if (to == NULL) return smi_mine.error.status;
+    memcpy(to, inside ? (const char *)array->data + offset : (const char *)element, array->element_size);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_array_push(sagemem_array *array, const void *element) {
+    if (SMI_UNLIKELY(array == NULL || element == NULL || array->count >= array->capacity))
+        return smi_array_push_slow(array, element);
+    memcpy((char *)array->data + array->count * array->element_size, element, array->element_size);
+    array->count++;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API void *sagemem_array_add(sagemem_array *array, size_t count) {
+    return smi_array_extend(array, count, "sagemem_array_add");
+}
+
+SAGEMEM_API sagemem_status sagemem_array_resize(sagemem_array *array, size_t count) {
+    const char *call = "sagemem_array_resize";
+    if (smi_array_bad(array, call)) return SAGEMEM_E_ARGUMENT;
+    if (count <= array->count) smi_array_cut(array, count);
+    else if (smi_array_extend(array, count - array->count, call) == NULL) return smi_mine.error.status;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_array_reserve(sagemem_array *array, size_t capacity) {
+    const char *call = "sagemem_array_reserve";
+    if (smi_array_bad(array, call)) return SAGEMEM_E_ARGUMENT;
+    if (capacity <= smi_array_room(array)) return SAGEMEM_OK;
+    if (array->stable_max > 0 && capacity > array->stable_max)
+        return smi_fail(SAGEMEM_E_FULL, 0, call, "%zu elements are over stable_max of %zu; make the array with more", capacity,
+                        array->stable_max);
+    if (capacity > smi_array_most(array->element_size)) return smi_array_overflow(0, capacity, array->element_size, call);
+    return smi_array_resize_block(array, capacity, capacity, call) ? SAGEMEM_OK : smi_mine.error.status;
+}
+
+SAGEMEM_API void *sagemem_array_at(const sagemem_array *array, size_t index) {
+    if (SMI_LIKELY(array != NULL && index < array->count)) return (char *)array->data + index * array->element_size;
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_array_at", "there is no element %zu: the array has %zu", index,
+             array != NULL ? array->count : (size_t)0);
+    return NULL;
+}
+
+SAGEMEM_API void sagemem_array_remove_swap(sagemem_array *array, size_t index) {
+    if (array == NULL || index >= array->count) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_array_remove_swap", "there is no element %zu: the array has %zu", index,
+                 array != NULL ? array->count : (size_t)0);
+        return;
+    }
+    size_t last = array->count - 1, size = array->element_size;
+    if (index < last) memcpy((char *)array->data + index * size, (const char *)array->data + last * size, size);
+    smi_array_cut(array, last);
+}
+
+SAGEMEM_API sagemem_status sagemem_array_shrink(sagemem_array *array) {
+    const char *call = "sagemem_array_shrink";
+    if (smi_array_bad(array, call)) return SAGEMEM_E_ARGUMENT;
+    smi_ref ref;
+    if (smi_resolve_or_fault(array->data, &ref, call) != SAGEMEM_OK) return smi_mine.error.status;
+    if (array->stable_max > 0 && (ref.page == NULL || ref.page->reserved == 0)) return SAGEMEM_OK; /* it must not move */
+    size_t least = array->count > 0 ? array->count : 1;
+    if (least * array->element_size == ref.size) return SAGEMEM_OK;
+    sagemem_error before = smi_mine.error;
+    size_t used = array->count * array->element_size;
+    if (smi_watched) smi_watch_open((const char *)array->data + used, ref.size - used); /* zeroing heaps clear behind the end */
+    void *data = smi_realloc_if(array->data, least * array->element_size, SAGEMEM_TAG_SAME, smi_nowhere, true, call);
+    if (data == NULL && !smi_array_short_of_memory()) return smi_mine.error.status;
+    if (data == NULL) smi_mine.error = before;
+    smi_array_settle(array, data != NULL ? data : array->data);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API void sagemem_array_deinit(sagemem_array *array) {
+    if (array == NULL) return;
+    if (array->data != NULL) smi_free(array->data, smi_nowhere, "sagemem_array_deinit");
+    memset(array, 0, sizeof *array);
+}
+
+SAGEMEM_API size_t sagemem_array_count(const sagemem_array *array) { return array != NULL ? array->count : 0; }
+SAGEMEM_API size_t sagemem_array_capacity(const sagemem_array *array) { return array != NULL ? smi_array_room(array) : 0; }
+SAGEMEM_API void *sagemem_array_data(const sagemem_array *array) { return array != NULL ? array->data : NULL; }
+
+/* -- Columns -----------------------------------------------------------------------------------------------------
+ *
+ *   block   | column 0: capacity elements ..... | to 64 | column 1: capacity elements ....... | to 64 | ...
+ *             base[0]  count of them in use               base[1]
+ *
+ * Growing makes a new block, so that a failure leaves the old one as it is. What is said of arrays about zeroing heaps and
+ * tools holds for each column. */
+
+struct sagemem_columns {
+    smi_object object;
+    sagemem_tag tag;
+    double growth;
+    size_t count, capacity, most; /* rows; most: in the largest block */
+    size_t column_count;
+    sagemem_column *columns; /* one piece of meta memory: these, the bases, the names */
+    char **base;
+    size_t described; /* its size */
+    char *block;      /* NULL: capacity is 0 */
+};
+
+enum { SMI_COLUMN_ALIGN = 64 };
+
+static size_t smi_columns_stride(const sagemem_columns *c, size_t column, size_t capacity) {
+    return (c->columns[column].element_size * capacity + SMI_COLUMN_ALIGN - 1) & ~(size_t)(SMI_COLUMN_ALIGN - 1);
+}
+static bool smi_columns_zero(const sagemem_columns *c) { return (c->object.domain->flags & SAGEMEM_HEAP_ZERO) != 0; }
+
+static void smi_columns_end(smi_object *object) {
+    sagemem_columns *c = (sagemem_columns *)object;
+    if (c->block != NULL) smi_free(c->block, smi_nowhere, "sagemem_columns_destroy");
+    smi_meta_free(c->columns, c->described);
+}
+
+/* The block is the one thing that the program can take from under the columns: by sagemem_free of column 0. */
+static size_t smi_columns_check(const smi_object *object, const char *call) {
+    const sagemem_columns *c = (const sagemem_columns *)object;
+    smi_check_ctx damage = {call, 0};
+    char why[SMI_WHY + 40], text[2 * SMI_WHY];
+    smi_ref ref;
+    sagemem_status status = c->block != NULL ? smi_resolve(c->block, &ref, why, sizeof why) : SAGEMEM_OK;
+    if (status == SAGEMEM_OK || status == SAGEMEM_E_CORRUPT) return 0; /* damage of blocks is found with the blocks */
+    smi_text(text, sizeof text, "the columns %s have lost their block: %s", c->object.name != NULL ? c->object.name : "", why);
+    smi_damage(&damage, text);
+    return damage.damaged;
+}
+
+static const smi_object_kind smi_columns_kind = {"columns", sizeof(sagemem_columns), smi_columns_end, smi_columns_check};
+
+static sagemem_columns *smi_columns_enter(const sagemem_columns *columns, const char *call) {
+    return smi_object_enter(columns, &smi_columns_kind, call) ? (sagemem_columns *)(uintptr_t)columns : NULL;
+}
+
+/* A new block for that many rows, with the present ones in it. */
+static bool smi_columns_move(sagemem_columns *c, size_t capacity, bool tentative, const char *call) {
+    size_t bytes = 0;
+    char *block = NULL, *old = c->block;
+    for (size_t i = 0; i < c->column_count; i++) bytes += smi_columns_stride(c, i, capacity);
+    smi_wish wish = {0, false, tentative};
+    if (capacity > 0)
+        block = (char *)smi_alloc_wish(c->object.domain->base, c->object.domain, SMI_COLUMN_ALIGN, bytes, c->tag, smi_nowhere, wish,
+                                       call);
+    if (capacity > 0 && block == NULL) return false;
+    if (block != NULL && smi_watched) smi_watch_shut(block, sagemem_size(block));
+    char *at = block;
+    for (size_t i = 0; i < c->column_count; i++) {
+        size_t used = c->count * c->columns[i].element_size;
+        if (used > 0) {
+            smi_array_open(at, used, false);
+            memcpy(at, c->base[i], used);
+        }
+        c->base[i] = at;
+        if (at != NULL) at += smi_columns_stride(c, i, capacity);
+    }
+    c->block = block;
+    c->capacity = capacity;
+    if (old != NULL) smi_free(old, smi_nowhere, call);
+    return true;
+}
+
+static bool smi_columns_make_room(sagemem_columns *c, size_t more, const char *call) {
+    if (more <= c->capacity - c->count) return true;
+    if (more > c->most - c->count) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                 "%zu and %zu more rows are over the %zu that an address can count; check how the number was computed", c->count,
+                 more, c->most);
+        return false;
+    }
+    size_t need = c->count + more, want = smi_array_larger(c->capacity, need, c->most, c->growth);
+    sagemem_error before = smi_mine.error;
+    for (; want > need; want = smi_array_less(want, need)) {
+        if (smi_columns_move(c, want, true, call)) return true;
+        if (!smi_array_short_of_memory()) return false;
+        smi_mine.error = before;
+    }
+    return smi_columns_move(c, need, false, call);
+}
+
+static bool smi_columns_set_count(sagemem_columns *c, size_t count, const char *call) {
+    size_t was = c->count;
+    bool zeroes = smi_columns_zero(c);
+    if (count > was && !smi_columns_make_room(c, count - was, call)) return false;
+    for (size_t i = 0; i < c->column_count && count != was; i++) {
+        size_t size = c->columns[i].element_size;
+        if (count > was) smi_array_open(c->base[i] + was * size, (count - was) * size, zeroes);
+        else smi_array_drop(c->base[i] + count * size, (was - count) * size, zeroes);
+    }
+    c->count = count;
+    return true;
+}
+
+/* What is wrong with a desc, or OK with the bytes of a row and of all names. */
+static sagemem_status smi_columns_measure(const sagemem_columns_desc *desc, size_t *row, size_t *names, const char *call) {
+    *row = *names = 0;
+    if (desc == NULL || desc->columns == NULL || desc->column_count == 0)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no columns are given: set desc->columns and desc->column_count");
+    if (smi_array_growth_bad(desc->growth, call)) return SAGEMEM_E_ARGUMENT;
+    if (desc->tag > SAGEMEM_TAG_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", desc->tag,
+                        SAGEMEM_TAG_USER_MAX);
+    for (size_t i = 0; i < desc->column_count; i++) {
+        const sagemem_column *column = &desc->columns[i];
+        const char *name = column->name != NULL ? column->name : "";
+        if (column->element_size == 0)
+            return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "column %zu '%s' has no element_size: give sizeof of what it holds", i,
+                            name);
+        for (size_t j = 0; j < i && name[0] != '\0'; j++)
+            if (desc->columns[j].name != NULL && strcmp(desc->columns[j].name, name) == 0)
+                return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "columns %zu and %zu are both named '%s'; rename one", j, i, name);
+        if (__builtin_add_overflow(*row, column->element_size, row) || __builtin_add_overflow(*names, strlen(name) + 1, names) ||
+            *row > SIZE_MAX / 4 || i > SIZE_MAX / 256)
+            return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "a row of %zu columns is larger than an object can be", i + 1);
+    }
+    return SAGEMEM_OK;
+}
+
+/* Copies the columns' descriptions, and their names behind them. */
+static bool smi_columns_describe(sagemem_columns *c, const sagemem_columns_desc *desc, size_t names, const char *call) {
+    size_t each = sizeof(sagemem_column) + sizeof(char *), n = desc->column_count;
+    c->described = n * each + names;
+    smi_mine.paying = &c->object.domain->budget;
+    if (smi_os_fails()) smi_fail_system(call, c->described);
+    else c->columns = (sagemem_column *)smi_meta_alloc(c->described);
+    smi_mine.paying = NULL;
+    if (c->columns == NULL) return false;
+    c->column_count = n;
+    c->base = (char **)(void *)(c->columns + n);
+    char *text = (char *)(c->base + n);
+    for (size_t i = 0; i < n; i++) {
+        c->columns[i].element_size = desc->columns[i].element_size;
+        if (desc->columns[i].name == NULL) continue;
+        size_t size = strlen(desc->columns[i].name) + 1;
+        c->columns[i].name = (const char *)memcpy(text, desc->columns[i].name, size);
+        text += size;
+    }
+    return true;
+}
+
+SAGEMEM_API sagemem_columns *sagemem_columns_create(const sagemem_columns_desc *desc) {
+    const char *call = "sagemem_columns_create";
+    size_t row, names;
+    if (smi_columns_measure(desc, &row, &names, call) != SAGEMEM_OK) return NULL;
+    size_t most = (SMI_ARRAY_BYTES - (SMI_COLUMN_ALIGN - 1) * desc->column_count) / row;
+    if (desc->initial_capacity > most) {
+        smi_array_overflow(0, desc->initial_capacity, row, call);
+        return NULL;
+    }
+    sagemem_columns *c = (sagemem_columns *)smi_object_create(desc->heap, &smi_columns_kind, desc->name, call);
+    if (c == NULL) return NULL;
+    smi_domain *heap = c->object.domain->base;
+    c->tag = desc->tag;
+    c->growth = desc->growth == 0 ? 1.5 : desc->growth;
+    c->most = most;
+    bool made = smi_columns_describe(c, desc, names, call) &&
+                (desc->initial_capacity == 0 || smi_columns_move(c, desc->initial_capacity, false, call));
+    if (!made) smi_object_end(&c->object);
+    smi_leave(heap);
+    return made ? c : NULL;
+}
+
+SAGEMEM_API sagemem_status sagemem_columns_get_desc(const sagemem_columns *columns, sagemem_columns_desc *out) {
+    const char *call = "sagemem_columns_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_columns_desc");
+    const sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return smi_mine.error.status;
+    out->heap = c->object.domain->base;
+    out->tag = c->tag;
+    out->name = c->object.name != NULL ? c->object.name : "columns";
+    out->columns = c->columns;
+    out->column_count = c->column_count;
+    out->initial_capacity = c->capacity;
+    out->growth = c->growth;
+    smi_object_leave(&c->object);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API void *sagemem_columns_data(sagemem_columns *columns, size_t column) {
+    const char *call = "sagemem_columns_data";
+    const sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return NULL;
+    void *base = column < c->column_count ? c->base[column] : NULL;
+    if (column >= c->column_count)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "there is no column %zu, the first of %zu is 0; sagemem_columns_find knows names",
+                 column, c->column_count);
+    smi_object_leave(&c->object);
+    return base;
+}
+
+SAGEMEM_API size_t sagemem_columns_find(const sagemem_columns *columns, const char *name) {
+    const char *call = "sagemem_columns_find";
+    const sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return SIZE_MAX;
+    size_t found = SIZE_MAX;
+    for (size_t i = 0; i < c->column_count && found == SIZE_MAX && name != NULL && name[0] != '\0'; i++)
+        if (c->columns[i].name != NULL && strcmp(c->columns[i].name, name) == 0) found = i;
+    if (found == SIZE_MAX)
+        smi_fail(SAGEMEM_E_NOT_FOUND, 0, call, "none of the %zu columns is named '%s'; names are compared byte by byte",
+                 c->column_count, name != NULL ? name : "");
+    smi_object_leave(&c->object);
+    return found;
+}
+
+SAGEMEM_API size_t sagemem_columns_count(const sagemem_columns *columns) {
+    const sagemem_columns *c = smi_columns_enter(columns, "sagemem_columns_count");
+    if (c == NULL) return 0;
+    size_t count = c->count;
+    smi_object_leave(&c->object);
+    return count;
+}
+
+SAGEMEM_API size_t sagemem_columns_capacity(const sagemem_columns *columns) {
+    const sagemem_columns *c = smi_columns_enter(columns, "sagemem_columns_capacity");
+    if (c == NULL) return 0;
+    size_t capacity = c->capacity;
+    smi_object_leave(&c->object);
+    return capacity;
+}
+
+SAGEMEM_API sagemem_status sagemem_columns_add(sagemem_columns *columns, size_t count) {
+    const char *call = "sagemem_columns_add";
+    sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return smi_mine.error.status;
+    bool done = smi_columns_make_room(c, count, call) && smi_columns_set_count(c, c->count + count, call); /* so it cannot wrap */
+    smi_object_leave(&c->object);
+    return done ? SAGEMEM_OK : smi_mine.error.status;
+}
+
+SAGEMEM_API sagemem_status sagemem_columns_resize(sagemem_columns *columns, size_t count) {
+    const char *call = "sagemem_columns_resize";
+    sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return smi_mine.error.status;
+    bool done = smi_columns_set_count(c, count, call);
+    smi_object_leave(&c->object);
+    return done ? SAGEMEM_OK : smi_mine.error.status;
+}
+
+SAGEMEM_API sagemem_status sagemem_columns_reserve(sagemem_columns *columns, size_t capacity) {
+    const char *call = "sagemem_columns_reserve";
+    sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_OK;
+    if (capacity > c->most)
+        status =
+            smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                     "%zu rows are over the %zu that an address can count; check how the number was computed", capacity, c->most);
+    else if (capacity > c->capacity && !smi_columns_move(c, capacity, false, call)) status = smi_mine.error.status;
+    smi_object_leave(&c->object);
+    return status;
+}
+
+SAGEMEM_API void sagemem_columns_remove_swap(sagemem_columns *columns, size_t row) {
+    const char *call = "sagemem_columns_remove_swap";
+    sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return;
+    if (row >= c->count) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "there is no row %zu: the columns have %zu", row, c->count);
+    } else {
+        size_t last = c->count - 1;
+        for (size_t i = 0; i < c->column_count && row < last; i++) {
+            size_t size = c->columns[i].element_size;
+            memcpy(c->base[i] + row * size, c->base[i] + last * size, size);
+        }
+        smi_columns_set_count(c, last, call);
+    }
+    smi_object_leave(&c->object);
+}
+
+SAGEMEM_API sagemem_status sagemem_columns_shrink(sagemem_columns *columns) {
+    const char *call = "sagemem_columns_shrink";
+    sagemem_columns *c = smi_columns_enter(columns, call);
+    if (c == NULL) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_OK;
+    sagemem_error before = smi_mine.error;
+    if (c->count < c->capacity && !smi_columns_move(c, c->count, true, call)) {
+        if (smi_array_short_of_memory()) smi_mine.error = before;
+        else status = smi_mine.error.status;
+    }
+    smi_object_leave(&c->object);
+    return status;
+}
+
+SAGEMEM_API void sagemem_columns_destroy(sagemem_columns *columns) {
+    if (columns == NULL) return;
+    sagemem_columns *c = smi_columns_enter(columns, "sagemem_columns_destroy");
+    if (c == NULL) return;
+    smi_domain *heap = c->object.domain->base;
+    smi_object_end(&c->object);
+    smi_leave(heap);
+}
 
 #endif /* SAGEMEM_WITH_ARRAY */
 
