@@ -8227,8 +8227,8 @@ static sagemem_status smi_filemap_has(const sagemem_map *map, uint64_t offset, s
     if (offset <= map->size && size <= map->size - offset) return SAGEMEM_OK;
     return smi_fail(
         SAGEMEM_E_ARGUMENT, 0, call,
-        "%s: %zu bytes from %llu on reach past the end of a map of %llu bytes; ask for fewer, or sagemem_map_refresh if "
-        "the file has grown",
+        "%s: %zu bytes from %llu on are not all in a map of %llu bytes; ask for fewer, or sagemem_map_refresh if it has "
+        "grown",
         smi_filemap_name(map->desc.path), size, (unsigned long long)offset, (unsigned long long)map->size);
 }
 
