@@ -7902,17 +7902,18 @@ static sagemem_status smi_filemap_desc_check(const sagemem_map_desc *desc, const
 
 /* -- Maps: what is in memory of the file ----------------------------------------------------------------------- */
 
-/* Shuts what a part has besides `size` bytes at `from`. */
-static void smi_filemap_show(const smi_filemap_part *part, const char *from, size_t size) {
+/* Tells tools that watch about what a part has besides `size` bytes at `from`: smi_watch_shut, or smi_watch_open. */
+static void smi_filemap_rest(const smi_filemap_part *part, const char *from, size_t size,
+                             void (*tell)(const void *at, size_t size)) {
     if (!smi_watched) return;
     size_t bytes = part->mapped ? (part->bytes + smi_os_page - 1) & ~(smi_os_page - 1) : part->bytes;
-    smi_watch_shut(part->base, (size_t)(from - part->base));
-    smi_watch_shut(from + size, (size_t)(part->base + bytes - (from + size)));
+    tell(part->base, (size_t)(from - part->base));
+    tell(from + size, (size_t)(part->base + bytes - (from + size)));
 }
 
 static void smi_filemap_drop(const smi_filemap_part *part) {
     if (part->base == NULL) return;
-    if (smi_watched) smi_watch_open(part->base, part->mapped ? (part->bytes + smi_os_page - 1) & ~(smi_os_page - 1) : part->bytes);
+    smi_filemap_rest(part, part->data, 0, smi_watch_open);
     if (part->mapped) smi_os_unmap_file(part->base, part->bytes);
     else smi_free(part->base, smi_nowhere, "sagemem_map_close");
 }
@@ -7954,7 +7955,7 @@ static bool smi_filemap_map(const sagemem_map *map, uint64_t first, size_t least
     if (map->desc.huge_pages) smi_os_huge_advise(part->base, part->bytes);
     if (map->desc.numa_node_plus_one != 0)
         (void)smi_os_numa_bind(part->base, part->bytes, map->desc.numa_node_plus_one - 1, SAGEMEM_NUMA_PREFERRED);
-    smi_filemap_show(part, part->data, map->desc.window != 0 ? 0 : size);
+    smi_filemap_rest(part, part->data, map->desc.window != 0 ? 0 : size, smi_watch_shut);
     return true;
 }
 
@@ -7989,7 +7990,7 @@ static sagemem_status smi_filemap_block(const sagemem_map *map, smi_filemap_part
             return status;
         }
     }
-    smi_filemap_show(part, part->data, window ? 0 : room);
+    smi_filemap_rest(part, part->data, window ? 0 : room, smi_watch_shut);
     return SAGEMEM_OK;
 }
 
@@ -8067,7 +8068,10 @@ static sagemem_status smi_filemap_flush(const sagemem_map *map, const char *call
         return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call,
                         "%s was read, not mapped, before a fork: what is written to this copy stays in this process; open it here",
                         smi_filemap_name(map->desc.path));
-    if (part->mapped ? smi_os_flush_map(map->file, part->base, part->bytes) : smi_filemap_write_back(map)) return SAGEMEM_OK;
+    smi_filemap_rest(part, part->data, part->size, smi_watch_open); /* the system is given whole pages */
+    bool done = part->mapped ? smi_os_flush_map(map->file, part->base, part->bytes) : smi_filemap_write_back(map);
+    smi_filemap_rest(part, part->data, part->size, smi_watch_shut);
+    if (done) return SAGEMEM_OK;
     return smi_fail_file(call, map->desc.path, "make room or mend it, and repeat the call; nothing is lost",
                          "could not be written");
 }
@@ -8269,7 +8273,7 @@ SAGEMEM_API void *sagemem_map_data_writable(sagemem_map *map) {
                  smi_filemap_name(map->desc.path));
         return NULL;
     }
-    SMI_STORE(&map->touched, true);
+    if (map->size > 0) SMI_STORE(&map->touched, true);
     return map->part.data;
 }
 
