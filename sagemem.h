@@ -151,7 +151,29 @@
  *
  * MAPS
  *
- *     (to be written: >>map)
+ *     A file as memory, for what is looked at here and there, more than once, or is larger than memory: a catalogue, a
+ *     table, a snapshot. Fill a desc, open, and take sagemem_map_view of the bytes you want, checked against the size; or
+ *     sagemem_map_data and the size. Any offset and length will do. Where mapping is off (no_mapping, threshold) or fails,
+ *     the same calls read the same bytes into a block of the tag; an address is as aligned as its position in the file,
+ *     up to 64, in both. One way through a file, or a pipe: >>io.
+ *
+ *     figures        a view without a window: some ten loads, no lock, no system call; of a window: the same while it
+ *                    stays inside, one mmap and one munmap when it slides. sagemem_map_read: one pread
+ *     counted as     `mapped` of the heap, from the page of the first byte to the last: neither used nor held, no limit;
+ *                    what is read: as a block. A window: at most its size, or what an unaligned view needs beside it
+ *     a window       begins where the view does: made for going forwards; going backwards it slides with each view
+ *     written        _WRITE: at flush and close, with the disk; a scope or heap that ends flushes too, and logs what failed.
+ *                    A copy that was read is written back whole, over what others wrote meanwhile, by the process that
+ *                    opened it alone: a child's copy after fork is its own
+ *     cut short      sagemem_map_read says E_IO and where the file ends now; a view of such bytes is a SIGBUS, as with any
+ *                    mapping. A _PRIVATE map is read by process_vm_readv; where that is missing or forbidden (some
+ *                    containers, not Linux) the file's size is looked at first, and a moment is left for the signal
+ *     caught         past the end, more than the window: the call fails. Ended, foreign, another thread's: fault handler.
+ *                    One byte past the end, or an old view of a window: under Valgrind and AddressSanitizer alone
+ *     wishes         access, populate, huge_pages; NUMA has an effect on what is written to a _PRIVATE map and on tmpfs:
+ *                    the system's cache of other files lies where it lies. For bytes that are read: the heap's source
+ *     not for        FIFOs and devices (refused, without waking who waits there), /proc (its files say that they are empty:
+ *                    so is the map), files that others rewrite in place
  *
  * WRITERS
  *
@@ -1093,52 +1115,59 @@ typedef enum sagemem_map_mode {
 } sagemem_map_mode;
 typedef enum sagemem_map_access { SAGEMEM_ACCESS_NORMAL, SAGEMEM_ACCESS_SEQUENTIAL, SAGEMEM_ACCESS_RANDOM } sagemem_map_access;
 
-/* Zero in every field is its default, in brackets; path or fd_plus_one must be given. */
+/* Zero in every field is its default, in brackets; one of path and fd_plus_one must be given. */
 typedef struct sagemem_map_desc {
-    const char *path;        /* a regular file; */
-    int fd_plus_one;         /* or a descriptor + 1, which is duplicated: the caller's stays the caller's */
+    const char *path;        /* a regular file that is there; copied */
+    int fd_plus_one;         /* or a descriptor + 1, which is duplicated: the caller's stays the caller's. For _WRITE one that
+                                  reads and writes, not O_APPEND. Its position is not looked at */
     uint64_t offset, length; /* any bytes, not only page multiples; what is past the end is cut off [0, to the end] */
     sagemem_map_mode mode;
     sagemem_map_access access;
-    uint64_t threshold; /* smaller files are read, not mapped [0: always map] */
-    uint64_t window;    /* only so many bytes are mapped or kept at a time, and views slide over the file [0: all of it] */
+    uint64_t threshold; /* maps of fewer bytes are read, not mapped [0: always map] */
+    uint64_t window;    /* _READ: only so many bytes are mapped or kept at a time, and views slide over the file [0: all of it] */
     bool no_mapping;    /* read, never map */
     bool no_fallback;   /* where mapping fails, fail; do not read */
-    bool populate;      /* read all of it now, not when it is touched */
+    bool populate;      /* read all of it (of a window: all of that) now, not when it is touched */
     bool huge_pages;    /* ask for huge pages (file systems that have them) */
-    int numa_node_plus_one;
-    sagemem_heap *heap; /* accounts for the bytes: mapped ones as `mapped`, read ones as a block of its tag */
+    int numa_node_plus_one; /* a wish, see MAPS; 0 ... 1023, and 1 more */
+    sagemem_heap *heap;     /* accounts for the bytes: mapped ones as `mapped`, read ones as a block of its tag */
     sagemem_tag tag;
 } sagemem_map_desc;
 
 /* NULL: E_ARGUMENT; E_NOT_FOUND no such file; E_IO with os_error (a directory, no permission, ...); E_NOMEM, E_LIMIT;
- * E_UNSUPPORTED mapping failed and no_fallback. An empty file is a map of size 0. The map belongs to the open scope. */
+ * E_UNSUPPORTED a pipe or device (use a reader), or mapping failed and no_fallback; E_TOO_BIG more than half of the address
+ * space (use a window). An empty file is a map of size 0. The map belongs to the open scope; a _WRITE map that ends with it is
+ * flushed, and reported as an error in the log if that failed. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_map *sagemem_map_open(const sagemem_map_desc *desc);
-SAGEMEM_API sagemem_status sagemem_map_get_desc(const sagemem_map *map, sagemem_map_desc *out); /* length: what was found */
+/* The desc as it was resolved; length is what was found, path a copy that lives as long as the map. */
+SAGEMEM_API sagemem_status sagemem_map_get_desc(const sagemem_map *map, sagemem_map_desc *out);
 /* Flushes a _WRITE map and closes it; all views end. E_IO: the flush failed, the map is still open and can be closed again. */
 SAGEMEM_API sagemem_status sagemem_map_close(sagemem_map *map); /* NULL is fine */
 
 /* The first byte; NULL for a map of size 0 or with a window (use views). Never NULL otherwise. Threads: any, as long as nobody
- * closes, refreshes or writes: so too size, is_mapped, read, prefetch, and view without a window. */
+ * closes, refreshes or writes: so too get_desc, size, is_mapped, read, prefetch, data_writable, and view without a window. */
 SAGEMEM_API const void *sagemem_map_data(const sagemem_map *map);
 SAGEMEM_API uint64_t sagemem_map_size(const sagemem_map *map);
-SAGEMEM_API bool sagemem_map_is_mapped(const sagemem_map *map); /* false: the bytes were read */
+SAGEMEM_API bool sagemem_map_is_mapped(const sagemem_map *map); /* false: the bytes were read, or there are none */
 
-/* size bytes from offset (in the map) on; mapped or read, the same bytes. With a window: until the next view, and what is
- * behind is dropped. NULL: E_ARGUMENT past the end, E_TOO_BIG larger than the window, E_IO, E_NOMEM. Reading a mapped view of
- * a file that someone else cuts short is a SIGBUS: where that can happen use sagemem_map_read. */
+/* size bytes from offset (in the map) on; mapped or read, the same bytes. With a window: until the next call of this, whether
+ * it fails or not. NULL: E_ARGUMENT past the end; with a window E_TOO_BIG larger than it, E_IO, E_NOMEM, E_LIMIT, E_UNSUPPORTED.
+ * Reading a mapped view of a file that someone else cuts short is a SIGBUS: where that can happen use sagemem_map_read. Size 0
+ * is never NULL inside the map. */
 SAGEMEM_API const void *sagemem_map_view(sagemem_map *map, uint64_t offset, size_t size);
 /* The same as data, to write to; NULL: E_ARGUMENT, the map is _READ or has a window. */
 SAGEMEM_API void *sagemem_map_data_writable(sagemem_map *map);
-/* Brings what was written to a _WRITE map to the file (and to the disk). E_IO: can be repeated. _PRIVATE: nothing to do. */
+/* Brings what was written to a _WRITE map to the file (and to the disk). E_IO, nothing is lost: can be repeated. E_UNSUPPORTED:
+ * bytes that were read before a fork are the parent's to write. _PRIVATE: nothing to do. */
 SAGEMEM_API sagemem_status sagemem_map_flush(sagemem_map *map);
 /* Copies bytes out, guarded: a file that was cut short is E_IO with the offset, not a signal. E_ARGUMENT: past the end.
  * After a failure `to` is undefined. Cost: a system call. */
 SAGEMEM_API sagemem_status sagemem_map_read(sagemem_map *map, uint64_t offset, void *to, size_t size);
 /* Asks the system for the bytes ahead and returns at once; a wish, cut off at the end of the map. */
 SAGEMEM_API sagemem_status sagemem_map_prefetch(sagemem_map *map, uint64_t offset, uint64_t size);
-/* Looks at the file again, which may have grown or shrunk; a length given in the desc still bounds it. All views end. On
- * failure the map is as it was. What was written to a _PRIVATE map is gone; to a _WRITE map, flushed. */
+/* Looks at the file again (the one that was opened, whatever has its name now), which may have grown or shrunk; a length given
+ * in the desc still bounds it. All views end. On failure the map is as it was: E_IO, E_NOMEM, E_LIMIT, E_UNSUPPORTED, E_TOO_BIG
+ * as for open and flush. What was written to a _PRIVATE map is gone; to a _WRITE map, flushed. */
 SAGEMEM_API sagemem_status sagemem_map_refresh(sagemem_map *map);
 
 /* ==========================================================================
