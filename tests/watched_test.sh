@@ -4,7 +4,7 @@
 # A program reads one byte past sagemem_size, or a freed block, in an ordinary heap and in a scope, with a block of each kind;
 # the tool must report it, and must be silent about the same program when it does nothing wrong. CC and CFLAGS as in the Makefile.
 # Compiler commands and flags are lists of words.
-# shellcheck disable=SC2086
+# shellcheck disable=SC2046,SC2086
 set -u
 LC_ALL=C
 export LC_ALL
@@ -131,6 +131,89 @@ elif $cc $flags -o "$directory/valgrind" "$directory/watched.c"; then
     check_valgrind
 else
     fail 'valgrind: does not compile'
+fi
+
+# Maps, mapped (map) and read (copy), whole and with a window: one byte past the end of the file or of the view, in front of
+# a part, a view that another has followed, a copy that was closed. Each must be reported once, a good program not at all.
+cat >"$directory/watched_map.c" <<'END'
+#define SAGEMEM_IMPLEMENTATION
+#include "sagemem.h"
+
+/* How, whole or window, what. */
+static int watch(const char *path, const char *how, const char *part, const char *what) {
+    sagemem_map_desc desc = {0};
+    desc.path = path;
+    desc.offset = 24;
+    desc.no_mapping = strcmp(how, "copy") == 0;
+    desc.window = strcmp(part, "window") == 0 ? 1000 : 0;
+    desc.mode = desc.window != 0 ? SAGEMEM_MAP_READ : SAGEMEM_MAP_WRITE;
+    sagemem_map *map = sagemem_map_open(&desc);
+    size_t size = desc.window != 0 ? 104 : 5000 - 24;
+    volatile char *view = map != NULL ? (volatile char *)(uintptr_t)sagemem_map_view(map, 0, size) : NULL;
+    if (view == NULL) return 2;
+    if (view[0] != 'x' || view[size - 1] != 'x') return 3;
+    if (desc.window == 0) *(char *)sagemem_map_data_writable(map) = 'x';
+    if (sagemem_map_flush(map) != SAGEMEM_OK) return 4;
+    if (strcmp(what, "next") == 0 && sagemem_map_view(map, 200, 8) == NULL) return 2;
+    if (strcmp(what, "refresh") == 0 && sagemem_map_refresh(map) != SAGEMEM_OK) return 2;
+    if (strcmp(what, "closed") == 0 || strcmp(what, "refresh") == 0) sagemem_map_close(map);
+    if (strcmp(what, "refresh") == 0) return 0;
+    if (strcmp(what, "before") == 0 && view[-1] == 'y') return 5;
+    if (strcmp(what, "before") != 0 && strcmp(what, "good") != 0 && view[strcmp(what, "past") == 0 ? size : 0] == 'y') return 5;
+    return strcmp(what, "closed") == 0 || sagemem_map_close(map) == SAGEMEM_OK ? 0 : 6;
+}
+
+/* FILE [map|copy whole|window good|refresh|past|before|next|closed]... */
+int main(int argc, char **argv) {
+    for (int i = 2; i + 2 < argc; i += 3) {
+        int status = watch(argv[1], argv[i], argv[i + 1], argv[i + 2]);
+        if (status != 0) return status;
+    }
+    return 0;
+}
+END
+printf '%5000s' '' | tr ' ' x >"$directory/watched_map.bin"
+
+good_maps='map whole good map whole refresh map window good copy whole good copy whole refresh copy window good'
+bad_maps='map-whole-past map-whole-before map-window-past map-window-next copy-whole-past copy-whole-before copy-whole-closed
+    copy-window-past copy-window-next copy-window-closed'
+check_map() { # what it is called, the status of what must hold
+    if [ "$2" -eq 0 ]; then
+        passed=$((passed + 1))
+    else
+        fail "$1: $(tail -n 1 "$directory/map.log")"
+    fi
+}
+check_maps_asan() {
+    "$directory/asan_map" "$directory/watched_map.bin" $good_maps >"$directory/map.log" 2>&1
+    check_map 'asan: good maps' $?
+    for case in $bad_maps; do
+        $limit "$directory/asan_map" "$directory/watched_map.bin" $(echo $case | tr - ' ') >"$directory/map.log" 2>&1
+        grep -q 'ERROR: AddressSanitizer: use-after-poison' "$directory/map.log"
+        check_map "asan: $case" $?
+    done
+}
+check_maps_valgrind() {
+    $limit valgrind --error-exitcode=9 --leak-check=full "$directory/valgrind_map" "$directory/watched_map.bin" $good_maps \
+        >"$directory/map.log" 2>&1
+    check_map 'valgrind: good maps' $?
+    $limit valgrind "$directory/valgrind_map" "$directory/watched_map.bin" $(echo $bad_maps | tr - ' ') >"$directory/map.log" 2>&1
+    grep -q "ERROR SUMMARY: $(($(echo $bad_maps | wc -w))) errors" "$directory/map.log"
+    check_map 'valgrind: bad maps' $?
+}
+if [ -x "$directory/asan" ]; then
+    if $cc $flags -fsanitize=address -fno-omit-frame-pointer -o "$directory/asan_map" "$directory/watched_map.c"; then
+        check_maps_asan
+    else
+        fail 'asan: maps do not compile'
+    fi
+fi
+if [ -x "$directory/valgrind" ]; then
+    if $cc $flags -o "$directory/valgrind_map" "$directory/watched_map.c"; then
+        check_maps_valgrind
+    else
+        fail 'valgrind: maps do not compile'
+    fi
 fi
 
 echo "$passed passed, $failed failed"
