@@ -239,7 +239,29 @@
  *
  * MAPS
  *
- *     (to be written: >>map)
+ *     A file as memory, for what is looked at here and there, more than once, or is larger than memory: a catalogue, a
+ *     table, a snapshot. Fill a desc, open, and take sagemem_map_view of the bytes you want, checked against the size; or
+ *     sagemem_map_data and the size. Any offset and length will do. Where mapping is off (no_mapping, threshold) or fails,
+ *     the same calls read the same bytes into a block of the tag; an address is as aligned as its position in the file,
+ *     up to 64, in both. One way through a file, or a pipe: >>io.
+ *
+ *     figures        a view without a window: some ten loads, no lock, no system call; of a window: the same while it
+ *                    stays inside, one mmap and one munmap when it slides. sagemem_map_read: one pread
+ *     counted as     `mapped` of the heap, from the page of the first byte to the last: neither used nor held, no limit;
+ *                    what is read: as a block. A window: at most its size, or what an unaligned view needs beside it
+ *     a window       begins where the view does: made for going forwards; going backwards it slides with each view
+ *     written        _WRITE: at flush and close, with the disk; a scope or heap that ends flushes too, and logs what failed.
+ *                    A copy that was read is written back whole, over what others wrote meanwhile, by the process that
+ *                    opened it alone: a child's copy after fork is its own
+ *     cut short      sagemem_map_read says E_IO and where the file ends now; a view of such bytes is a SIGBUS, as with any
+ *                    mapping. A _PRIVATE map is read by process_vm_readv; where that is missing or forbidden (some
+ *                    containers, not Linux) the file's size is looked at first, and a moment is left for the signal
+ *     caught         past the end, more than the window: the call fails. Ended, foreign, another thread's: fault handler.
+ *                    One byte past the end, or an old view of a window: under Valgrind and AddressSanitizer alone
+ *     wishes         access, populate, huge_pages; NUMA has an effect on what is written to a _PRIVATE map and on tmpfs:
+ *                    the system's cache of other files lies where it lies. For bytes that are read: the heap's source
+ *     not for        FIFOs and devices (refused, without waking who waits there), /proc (its files say that they are empty:
+ *                    so is the map), files that others rewrite in place
  *
  * WRITERS
  *
@@ -1205,52 +1227,59 @@ typedef enum sagemem_map_mode {
 } sagemem_map_mode;
 typedef enum sagemem_map_access { SAGEMEM_ACCESS_NORMAL, SAGEMEM_ACCESS_SEQUENTIAL, SAGEMEM_ACCESS_RANDOM } sagemem_map_access;
 
-/* Zero in every field is its default, in brackets; path or fd_plus_one must be given. */
+/* Zero in every field is its default, in brackets; one of path and fd_plus_one must be given. */
 typedef struct sagemem_map_desc {
-    const char *path;        /* a regular file; */
-    int fd_plus_one;         /* or a descriptor + 1, which is duplicated: the caller's stays the caller's */
+    const char *path;        /* a regular file that is there; copied */
+    int fd_plus_one;         /* or a descriptor + 1, which is duplicated: the caller's stays the caller's. For _WRITE one that
+                                  reads and writes, not O_APPEND. Its position is not looked at */
     uint64_t offset, length; /* any bytes, not only page multiples; what is past the end is cut off [0, to the end] */
     sagemem_map_mode mode;
     sagemem_map_access access;
-    uint64_t threshold; /* smaller files are read, not mapped [0: always map] */
-    uint64_t window;    /* only so many bytes are mapped or kept at a time, and views slide over the file [0: all of it] */
+    uint64_t threshold; /* maps of fewer bytes are read, not mapped [0: always map] */
+    uint64_t window;    /* _READ: only so many bytes are mapped or kept at a time, and views slide over the file [0: all of it] */
     bool no_mapping;    /* read, never map */
     bool no_fallback;   /* where mapping fails, fail; do not read */
-    bool populate;      /* read all of it now, not when it is touched */
+    bool populate;      /* read all of it (of a window: all of that) now, not when it is touched */
     bool huge_pages;    /* ask for huge pages (file systems that have them) */
-    int numa_node_plus_one;
-    sagemem_heap *heap; /* accounts for the bytes: mapped ones as `mapped`, read ones as a block of its tag */
+    int numa_node_plus_one; /* a wish, see MAPS; 0 ... 1023, and 1 more */
+    sagemem_heap *heap;     /* accounts for the bytes: mapped ones as `mapped`, read ones as a block of its tag */
     sagemem_tag tag;
 } sagemem_map_desc;
 
 /* NULL: E_ARGUMENT; E_NOT_FOUND no such file; E_IO with os_error (a directory, no permission, ...); E_NOMEM, E_LIMIT;
- * E_UNSUPPORTED mapping failed and no_fallback. An empty file is a map of size 0. The map belongs to the open scope. */
+ * E_UNSUPPORTED a pipe or device (use a reader), or mapping failed and no_fallback; E_TOO_BIG more than half of the address
+ * space (use a window). An empty file is a map of size 0. The map belongs to the open scope; a _WRITE map that ends with it is
+ * flushed, and reported as an error in the log if that failed. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_map *sagemem_map_open(const sagemem_map_desc *desc);
-SAGEMEM_API sagemem_status sagemem_map_get_desc(const sagemem_map *map, sagemem_map_desc *out); /* length: what was found */
+/* The desc as it was resolved; length is what was found, path a copy that lives as long as the map. */
+SAGEMEM_API sagemem_status sagemem_map_get_desc(const sagemem_map *map, sagemem_map_desc *out);
 /* Flushes a _WRITE map and closes it; all views end. E_IO: the flush failed, the map is still open and can be closed again. */
 SAGEMEM_API sagemem_status sagemem_map_close(sagemem_map *map); /* NULL is fine */
 
 /* The first byte; NULL for a map of size 0 or with a window (use views). Never NULL otherwise. Threads: any, as long as nobody
- * closes, refreshes or writes: so too size, is_mapped, read, prefetch, and view without a window. */
+ * closes, refreshes or writes: so too get_desc, size, is_mapped, read, prefetch, data_writable, and view without a window. */
 SAGEMEM_API const void *sagemem_map_data(const sagemem_map *map);
 SAGEMEM_API uint64_t sagemem_map_size(const sagemem_map *map);
-SAGEMEM_API bool sagemem_map_is_mapped(const sagemem_map *map); /* false: the bytes were read */
+SAGEMEM_API bool sagemem_map_is_mapped(const sagemem_map *map); /* false: the bytes were read, or there are none */
 
-/* size bytes from offset (in the map) on; mapped or read, the same bytes. With a window: until the next view, and what is
- * behind is dropped. NULL: E_ARGUMENT past the end, E_TOO_BIG larger than the window, E_IO, E_NOMEM. Reading a mapped view of
- * a file that someone else cuts short is a SIGBUS: where that can happen use sagemem_map_read. */
+/* size bytes from offset (in the map) on; mapped or read, the same bytes. With a window: until the next call of this, whether
+ * it fails or not. NULL: E_ARGUMENT past the end; with a window E_TOO_BIG larger than it, E_IO, E_NOMEM, E_LIMIT, E_UNSUPPORTED.
+ * Reading a mapped view of a file that someone else cuts short is a SIGBUS: where that can happen use sagemem_map_read. Size 0
+ * is never NULL inside the map. */
 SAGEMEM_API const void *sagemem_map_view(sagemem_map *map, uint64_t offset, size_t size);
 /* The same as data, to write to; NULL: E_ARGUMENT, the map is _READ or has a window. */
 SAGEMEM_API void *sagemem_map_data_writable(sagemem_map *map);
-/* Brings what was written to a _WRITE map to the file (and to the disk). E_IO: can be repeated. _PRIVATE: nothing to do. */
+/* Brings what was written to a _WRITE map to the file (and to the disk). E_IO, nothing is lost: can be repeated. E_UNSUPPORTED:
+ * bytes that were read before a fork are the parent's to write. _PRIVATE: nothing to do. */
 SAGEMEM_API sagemem_status sagemem_map_flush(sagemem_map *map);
 /* Copies bytes out, guarded: a file that was cut short is E_IO with the offset, not a signal. E_ARGUMENT: past the end.
  * After a failure `to` is undefined. Cost: a system call. */
 SAGEMEM_API sagemem_status sagemem_map_read(sagemem_map *map, uint64_t offset, void *to, size_t size);
 /* Asks the system for the bytes ahead and returns at once; a wish, cut off at the end of the map. */
 SAGEMEM_API sagemem_status sagemem_map_prefetch(sagemem_map *map, uint64_t offset, uint64_t size);
-/* Looks at the file again, which may have grown or shrunk; a length given in the desc still bounds it. All views end. On
- * failure the map is as it was. What was written to a _PRIVATE map is gone; to a _WRITE map, flushed. */
+/* Looks at the file again (the one that was opened, whatever has its name now), which may have grown or shrunk; a length given
+ * in the desc still bounds it. All views end. On failure the map is as it was: E_IO, E_NOMEM, E_LIMIT, E_UNSUPPORTED, E_TOO_BIG
+ * as for open and flush. What was written to a _PRIVATE map is gone; to a _WRITE map, flushed. */
 SAGEMEM_API sagemem_status sagemem_map_refresh(sagemem_map *map);
 
 /* ==========================================================================
@@ -1798,6 +1827,25 @@ SMI_FOR_LAYERS bool smi_os_duplicate(smi_os_handle *handle, int fd) {
            DuplicateHandle(self, given, self, handle, 0, FALSE, DUPLICATE_SAME_ACCESS);
 }
 SMI_FOR_LAYERS bool smi_os_close(smi_os_handle handle) { return CloseHandle(handle) != 0; }
+enum { SMI_OS_IS_DIRECTORY = 267 /* ERROR_DIRECTORY */ };
+SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info);
+SMI_FOR_LAYERS bool smi_os_open_regular(smi_os_handle *handle, const char *path, bool update, smi_os_info *info) {
+    *handle = INVALID_HANDLE_VALUE;
+    memset(info, 0, sizeof *info);
+    if (smi_os_file_fails()) return false;
+    DWORD attributes = GetFileAttributesA(path);
+    if (attributes == INVALID_FILE_ATTRIBUTES) return false;
+    info->directory = (attributes & FILE_ATTRIBUTE_DIRECTORY) != 0;
+    if (info->directory) return true;
+    if (!smi_os_open(handle, path, update ? SMI_OS_UPDATE : SMI_OS_READ, 0)) return false;
+    if (smi_os_info_of(*handle, info)) return true;
+    DWORD reason = GetLastError();
+    CloseHandle(*handle);
+    *handle = INVALID_HANDLE_VALUE;
+    SetLastError(reason);
+    return false;
+}
+SMI_FOR_LAYERS bool smi_os_may_update(smi_os_handle handle) { return !smi_os_file_fails() && FlushFileBuffers(handle); }
 SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info) {
     memset(info, 0, sizeof *info);
     if (smi_os_file_fails()) return false;
@@ -1907,7 +1955,12 @@ SMI_FOR_LAYERS void smi_os_will_need(smi_os_handle handle, void *at, uint64_t of
     (void)handle, (void)at, (void)offset, (void)size;
 }
 SMI_FOR_LAYERS bool smi_os_copy_guarded(void *to, const void *from, size_t size, size_t *done) {
-    return ReadProcessMemory(GetCurrentProcess(), from, to, size, (SIZE_T *)done) != 0;
+    SIZE_T n = 0;
+    *done = 0;
+    if (smi_os_fails()) return false;
+    bool ok = ReadProcessMemory(GetCurrentProcess(), from, to, size, &n) != 0;
+    *done = n;
+    return ok || GetLastError() == ERROR_PARTIAL_COPY;
 }
 
 #else /* POSIX */
@@ -2231,6 +2284,35 @@ SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info) {
     info->inode = (uint64_t)found.st_ino;
     return true;
 }
+enum { SMI_OS_IS_DIRECTORY = EISDIR };
+/* Opens a regular file. Anything else is only looked at, *handle is none: to open a FIFO is to wait for its other end, or to wake
+ * who waits there. O_NONBLOCK is for a FIFO that takes the file's place between the two calls. */
+SMI_FOR_LAYERS bool smi_os_open_regular(smi_os_handle *handle, const char *path, bool update, smi_os_info *info) {
+    struct stat found;
+    *handle = -1;
+    memset(info, 0, sizeof *info);
+    if (smi_os_file_fails() || stat(path, &found) != 0) return false;
+    info->directory = S_ISDIR(found.st_mode);
+    if (!S_ISREG(found.st_mode)) return true;
+    if (smi_os_file_fails()) return false;
+    do *handle = open(path, (update ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+    while (*handle < 0 && errno == EINTR);
+    if (*handle < 0) return false;
+    if (smi_os_info_of(*handle, info) && fcntl(*handle, F_SETFL, 0) == 0) return true;
+    int reason = errno;
+    close(*handle);
+    *handle = -1;
+    errno = reason;
+    return false;
+}
+/* Whether bytes can be read and written at positions: not through a descriptor that only reads, only writes or appends. */
+SMI_FOR_LAYERS bool smi_os_may_update(smi_os_handle handle) {
+    if (smi_os_file_fails()) return false;
+    int flags = fcntl(handle, F_GETFL);
+    if (flags >= 0 && (flags & O_ACCMODE) == O_RDWR && (flags & O_APPEND) == 0) return true;
+    if (flags >= 0) errno = EBADF;
+    return false;
+}
 /* On 32-bit systems without _FILE_OFFSET_BITS 64 files end at 2 GiB. */
 static bool smi_os_offset(uint64_t offset, size_t size, off_t *out) {
     *out = (off_t)offset;
@@ -2343,9 +2425,13 @@ SMI_FOR_LAYERS void *smi_os_map_file(smi_os_handle handle, uint64_t offset, size
 #ifdef MAP_POPULATE
     if (populate) flags |= MAP_POPULATE;
 #endif
-    (void)populate;
     void *at = mmap(NULL, size, mode == SAGEMEM_MAP_READ ? PROT_READ : PROT_READ | PROT_WRITE, flags, handle, from);
-    return at == MAP_FAILED ? NULL : at;
+    if (at == MAP_FAILED) return NULL;
+#if !defined(MAP_POPULATE) && defined(MADV_WILLNEED)
+    if (populate) (void)madvise(at, size, MADV_WILLNEED);
+#endif
+    (void)populate;
+    return at;
 }
 SMI_FOR_LAYERS void smi_os_unmap_file(void *at, size_t size) { munmap(at, size); }
 SMI_FOR_LAYERS bool smi_os_flush_map(smi_os_handle handle, void *at, size_t size) {
@@ -2375,6 +2461,7 @@ SMI_FOR_LAYERS void smi_os_will_need(smi_os_handle handle, void *at, uint64_t of
  * and stops at what cannot be read. False: not possible here. */
 SMI_FOR_LAYERS bool smi_os_copy_guarded(void *to, const void *from, size_t size, size_t *done) {
     *done = 0;
+    if (smi_os_fails()) return false;
 #if defined(__linux__) && defined(SYS_process_vm_readv)
     while (*done < size) {
         struct smi_os_iovec {
@@ -5906,9 +5993,8 @@ static smi_object *smi_object_create(sagemem_heap *heap, const smi_object_kind *
     return o;
 }
 
-/* The object is as its heap's owner left it, and the calling thread may use it now; a shared heap is locked. False: the
- * fault handler was called. */
-SMI_FOR_LAYERS bool smi_object_enter(const void *object, const smi_object_kind *kind, const char *call) {
+/* It is an object of that kind and has not ended, whoever asks. False: the fault handler was called. */
+SMI_FOR_LAYERS bool smi_object_alive(const void *object, const smi_object_kind *kind, const char *call) {
     const smi_object *o = (const smi_object *)object;
     const smi_page *page = smi_lookup(o);
     if (page == NULL || page->kind != SMI_META || ((uintptr_t)o & 63) != 0 || o->kind != kind) {
@@ -5916,12 +6002,18 @@ SMI_FOR_LAYERS bool smi_object_enter(const void *object, const smi_object_kind *
                   kind->name);
         return false;
     }
+    if (SMI_LIKELY(o->domain != &smi_process)) return true;
+    smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "the %s%s%s has ended, or the scope or heap that it was made in", kind->name,
+              o->name != NULL ? " " : "", o->name != NULL ? o->name : "");
+    return false;
+}
+
+/* The object is as its heap's owner left it, and the calling thread may use it now; a shared heap is locked. False: the
+ * fault handler was called. */
+SMI_FOR_LAYERS bool smi_object_enter(const void *object, const smi_object_kind *kind, const char *call) {
+    const smi_object *o = (const smi_object *)object;
+    if (!smi_object_alive(o, kind, call)) return false;
     smi_domain *heap = o->domain->base;
-    if (heap == &smi_process) {
-        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call, "the %s%s%s has ended, or the scope or heap that it was made in",
-                  kind->name, o->name != NULL ? " " : "", o->name != NULL ? o->name : "");
-        return false;
-    }
     uintptr_t owner = SMI_LOAD(&heap->owner);
     if (SMI_LIKELY(owner == smi_self())) return true;
     if (owner != SMI_ANY) {
@@ -10084,6 +10176,553 @@ static sagemem_status smi_fail_file(const char *call, const char *path, const ch
                                                        : SAGEMEM_E_IO;
     return smi_fail(status, reason, call, "%s%s %s: %s; %s", cut ? "..." : "", cut ? path + length - SMI_PATH_SHOWN : path, text,
                     smi_os_error_text(reason), remedy);
+}
+
+/* A map keeps its file open: for guarded reads, the window, prefetch and refresh. What is in memory of it is one part:
+ *
+ *     file   0 ........ offset ------------------------------------------ offset + size ........ end of the file
+ *     map               0 ......... first ---------- first + size ....... size
+ *     part                  base .. data ----------- data + size .. end of a page, or of the block
+ *
+ * Without a window the part is the whole map and stays where it is until it is refreshed, so that any thread may read it.
+ * Mapped: `base` is at a multiple of the system's unit. Read: `base` is a block of the object, and `data` is as aligned in
+ * it as in the file, up to SMI_FILEMAP_ALIGN: what the program casts works with both. The block of a window is filled as
+ * far as views ask, and somewhat further. Tools that watch see nothing but what was handed out. */
+
+enum {
+    SMI_FILEMAP_ALIGN = 64,      /* a cache line, the widest vector */
+    SMI_FILEMAP_AHEAD = 1 << 18, /* bytes read behind a view: enough that a call is lost in the copying, few to throw away */
+    SMI_FILEMAP_NAME_SHOWN = 60
+};
+
+typedef struct smi_filemap_part {
+    char *base;     /* NULL: nothing is in memory */
+    size_t bytes;   /* from base to data + size; of a block, all of it */
+    char *data;     /* the map's byte `first` */
+    uint64_t first; /* 0 without a window */
+    size_t size;
+    bool mapped;
+} smi_filemap_part;
+
+struct sagemem_map {
+    smi_object object;
+    sagemem_map_desc desc; /* resolved; path is a copy */
+    size_t path_bytes;
+    uint64_t most; /* the length that was asked for */
+    uint64_t size;
+    smi_os_handle file;
+    smi_filemap_part part;
+    const char *shown; /* window: the view that is out, for tools that watch */
+    size_t shown_bytes;
+    uint32_t forks; /* when it was opened */
+    bool mapped;    /* part.mapped, for any thread */
+    bool touched;   /* someone has got the writable pointer; any thread sets it */
+    bool closing;   /* flushed already */
+};
+
+static void smi_filemap_end(smi_object *object);
+static size_t smi_filemap_check(const smi_object *object, const char *call);
+static const smi_object_kind smi_filemap_kind = {"map", sizeof(sagemem_map), smi_filemap_end, smi_filemap_check};
+
+/* -- Maps: what their failures say ----------------------------------------------------------------------------- */
+
+/* The file in messages: the end of a long path tells more than its beginning. */
+static const char *smi_filemap_name(const char *path) {
+    size_t length = path != NULL ? strlen(path) : 0;
+    if (path == NULL) return "the descriptor";
+    return length > SMI_FILEMAP_NAME_SHOWN ? path + length - SMI_FILEMAP_NAME_SHOWN : path;
+}
+
+static sagemem_status smi_filemap_cut(const sagemem_map *map, uint64_t end, uint64_t wanted, const char *call) {
+    return smi_fail(
+        SAGEMEM_E_IO, 0, call,
+        "%s ends at byte %llu, but bytes up to %llu were to be read: it was cut short; sagemem_map_refresh takes what is "
+        "left",
+        smi_filemap_name(map->desc.path), (unsigned long long)end, (unsigned long long)wanted);
+}
+
+static sagemem_status smi_filemap_desc_check(const sagemem_map_desc *desc, const char *call) {
+    if (desc == NULL || (desc->path == NULL) == (desc->fd_plus_one == 0) || desc->fd_plus_one < 0)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "which file? Give the desc a path, or a descriptor as fd_plus_one; one of them");
+    if ((unsigned)desc->mode > SAGEMEM_MAP_WRITE || (unsigned)desc->access > SAGEMEM_ACCESS_RANDOM)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "mode %d or access %d does not exist; use SAGEMEM_MAP_* and SAGEMEM_ACCESS_*",
+                        (int)desc->mode, (int)desc->access);
+    if (desc->tag > SAGEMEM_TAG_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX (%d); use sagemem_tag_named", desc->tag,
+                        SAGEMEM_TAG_MAX);
+    if (desc->numa_node_plus_one < 0 || desc->numa_node_plus_one > 1024)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "numa_node_plus_one is %d; use 0, or a node from 0 to 1023 and 1 more",
+                        desc->numa_node_plus_one);
+    if (desc->no_mapping && desc->no_fallback)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no_mapping and no_fallback leave no way to the bytes; set one of them");
+    if (desc->window != 0 && desc->mode != SAGEMEM_MAP_READ)
+        return smi_fail(
+            SAGEMEM_E_ARGUMENT, 0, call,
+            "a window of %llu bytes in a map to write to: what is written would be dropped when it slides; leave window 0, "
+            "or map a part with offset and length",
+            (unsigned long long)desc->window);
+    return SAGEMEM_OK;
+}
+
+/* -- Maps: what is in memory of the file ----------------------------------------------------------------------- */
+
+/* Tells tools that watch about what a part has besides `size` bytes at `from`: smi_watch_shut, or smi_watch_open. */
+static void smi_filemap_rest(const smi_filemap_part *part, const char *from, size_t size,
+                             void (*tell)(const void *at, size_t size)) {
+    if (!smi_watched) return;
+    size_t bytes = part->mapped ? (part->bytes + smi_os_page - 1) & ~(smi_os_page - 1) : part->bytes;
+    tell(part->base, (size_t)(from - part->base));
+    tell(from + size, (size_t)(part->base + bytes - (from + size)));
+}
+
+static void smi_filemap_drop(const smi_filemap_part *part) {
+    if (part->base == NULL) return;
+    smi_filemap_rest(part, part->data, 0, smi_watch_open);
+    if (part->mapped) smi_os_unmap_file(part->base, part->bytes);
+    else smi_free(part->base, smi_nowhere, "sagemem_map_close");
+}
+
+/* The map has that part from now on, instead of the one before. */
+static void smi_filemap_put(sagemem_map *map, const smi_filemap_part *part) {
+    smi_filemap_part old = map->part;
+    map->part = *part;
+    map->shown = NULL;
+    map->shown_bytes = 0;
+    SMI_STORE(&map->mapped, part->mapped);
+    smi_object_mapped(&map->object, part->mapped ? part->bytes : 0, old.mapped ? old.bytes : 0);
+    smi_filemap_drop(&old);
+}
+
+/* Bytes that are in memory at a time, at most (but for what unaligned views cost). */
+static uint64_t smi_filemap_room(const sagemem_map *map) {
+    return map->desc.window != 0 && map->desc.window < map->size ? map->desc.window : map->size;
+}
+
+/* Maps from `first` on all of the map, or of a window as much as it may have, at least `least` bytes. False: the reason is
+ * in smi_os_error(). */
+static bool smi_filemap_map(const sagemem_map *map, uint64_t first, size_t least, smi_filemap_part *part) {
+    uint64_t at = map->desc.offset + first;
+    size_t lead = (size_t)(at % smi_os_map_unit()), size = (size_t)smi_filemap_room(map);
+    if (map->desc.window != 0) {
+        size = size > lead && size - lead > least ? size - lead : least;
+        if (size > map->size - first) size = (size_t)(map->size - first);
+    }
+    memset(part, 0, sizeof *part);
+    part->base = (char *)smi_os_map_file(map->file, at - lead, lead + size, map->desc.mode, map->desc.populate);
+    if (part->base == NULL) return false;
+    part->bytes = lead + size;
+    part->data = part->base + lead;
+    part->first = first;
+    part->size = size;
+    part->mapped = true;
+    if (map->desc.access != SAGEMEM_ACCESS_NORMAL) smi_os_advise_access(part->base, part->bytes, map->desc.access);
+    if (map->desc.huge_pages) smi_os_huge_advise(part->base, part->bytes);
+    if (map->desc.numa_node_plus_one != 0)
+        (void)smi_os_numa_bind(part->base, part->bytes, map->desc.numa_node_plus_one - 1, SAGEMEM_NUMA_PREFERRED);
+    smi_filemap_rest(part, part->data, map->desc.window != 0 ? 0 : size, smi_watch_shut);
+    return true;
+}
+
+/* Reads on behind what the part has, until it has the map's bytes up to `enough`; in one go if there are so many, up to `goal`. */
+static sagemem_status smi_filemap_fill(const sagemem_map *map, smi_filemap_part *part, uint64_t enough, uint64_t goal,
+                                       const char *call) {
+    uint64_t at;
+    while ((at = part->first + part->size) < enough) {
+        size_t got;
+        if (!smi_os_read_at(map->file, part->data + part->size, (size_t)(goal - at), map->desc.offset + at, &got))
+            return smi_fail_file(call, map->desc.path, "repeat the call, or look at the disk", "could not be read at byte %llu",
+                                 (unsigned long long)(map->desc.offset + at));
+        if (got == 0) return smi_filemap_cut(map, map->desc.offset + at, map->desc.offset + enough, call);
+        part->size += got;
+    }
+    return SAGEMEM_OK;
+}
+
+/* A block for the whole map, filled; or one for a window, empty. */
+static sagemem_status smi_filemap_block(const sagemem_map *map, smi_filemap_part *part, const char *call) {
+    size_t lead = (size_t)(map->desc.offset % SMI_FILEMAP_ALIGN), room = (size_t)smi_filemap_room(map);
+    bool window = map->desc.window != 0;
+    memset(part, 0, sizeof *part);
+    part->bytes = room + (window ? SMI_FILEMAP_ALIGN - 1 : lead);
+    part->base = (char *)smi_object_alloc(&map->object, SMI_FILEMAP_ALIGN, part->bytes, map->desc.tag, false, call);
+    if (part->base == NULL) return smi_mine.error.status;
+    part->data = part->base + lead;
+    if (!window) {
+        sagemem_status status = smi_filemap_fill(map, part, room, room, call);
+        if (status != SAGEMEM_OK) {
+            smi_free(part->base, smi_nowhere, call);
+            return status;
+        }
+    }
+    smi_filemap_rest(part, part->data, window ? 0 : room, smi_watch_shut);
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_filemap_unmappable(const sagemem_map *map, const char *call) {
+    int reason = smi_os_error();
+    return smi_fail(SAGEMEM_E_UNSUPPORTED, reason, call, "%s cannot be mapped: %s; without no_fallback it would be read instead",
+                    smi_filemap_name(map->desc.path), smi_os_error_text(reason));
+}
+
+/* The first part of a map whose size is known: all of it, or the first window. */
+static sagemem_status smi_filemap_take(const sagemem_map *map, smi_filemap_part *part, const char *call) {
+    memset(part, 0, sizeof *part);
+    if (map->size == 0) return SAGEMEM_OK;
+    if (!map->desc.no_mapping && map->size >= map->desc.threshold) {
+        if (smi_filemap_map(map, 0, 1, part)) return SAGEMEM_OK;
+        if (map->desc.no_fallback) return smi_filemap_unmappable(map, call);
+    }
+    return smi_filemap_block(map, part, call);
+}
+
+/* Fills the block of a window so that it has that view. It starts anew where the view does, unless that continues it. */
+static sagemem_status smi_filemap_extend(sagemem_map *map, uint64_t offset, size_t size, const char *call) {
+    smi_filemap_part *part = &map->part;
+    uint64_t room = smi_filemap_room(map), end = offset + size;
+    if (offset < part->first || offset > part->first + part->size || end - part->first > room) {
+        part->first = offset;
+        part->size = 0;
+        part->data = part->base + (map->desc.offset + offset) % SMI_FILEMAP_ALIGN;
+    }
+    uint64_t goal = map->desc.access == SAGEMEM_ACCESS_RANDOM ? end : map->desc.populate ? UINT64_MAX : end + SMI_FILEMAP_AHEAD;
+    if (goal - part->first > room) goal = part->first + room;
+    if (goal > map->size) goal = map->size;
+    char *from = part->data + part->size;
+    size_t more = (size_t)(goal - part->first) - part->size;
+    smi_watch_fresh(from, more);
+    sagemem_status status = smi_filemap_fill(map, part, end, goal, call);
+    smi_watch_shut(from, more);
+    return status;
+}
+
+/* Brings a view into the window. A mapping that fails is tried once: from then on, until it is refreshed, the file is read. */
+static sagemem_status smi_filemap_slide(sagemem_map *map, uint64_t offset, size_t size, const char *call) {
+    const smi_filemap_part *part = &map->part;
+    if (offset >= part->first && offset - part->first + size <= part->size) return SAGEMEM_OK;
+    if (part->mapped) {
+        smi_filemap_part next;
+        if (!smi_filemap_map(map, offset, size, &next)) {
+            if (map->desc.no_fallback) return smi_filemap_unmappable(map, call);
+            if (smi_filemap_block(map, &next, call) != SAGEMEM_OK) return smi_mine.error.status;
+        }
+        smi_filemap_put(map, &next);
+    }
+    return part->mapped ? SAGEMEM_OK : smi_filemap_extend(map, offset, size, call);
+}
+
+/* -- Maps: back to the file ------------------------------------------------------------------------------------ */
+
+/* A copy that was read before a fork is written by the parent alone: the child would write over what the parent did since. */
+static bool smi_filemap_is_ours(const sagemem_map *map) { return map->part.mapped || map->forks == smi_os_forks; }
+
+/* Which bytes the program wrote is not known: all are written, and a file that was cut short has them again. */
+static bool smi_filemap_write_back(const sagemem_map *map) {
+    const smi_filemap_part *part = &map->part;
+    size_t put;
+    for (size_t done = 0; done < part->size; done += put)
+        if (!smi_os_write_at(map->file, part->data + done, part->size - done, map->desc.offset + done, &put) || put == 0)
+            return false;
+    return smi_os_sync(map->file);
+}
+
+static sagemem_status smi_filemap_flush(const sagemem_map *map, const char *call) {
+    const smi_filemap_part *part = &map->part;
+    if (map->desc.mode != SAGEMEM_MAP_WRITE || !SMI_LOAD(&map->touched)) return SAGEMEM_OK;
+    if (!smi_filemap_is_ours(map))
+        return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call,
+                        "%s was read, not mapped, before a fork: what is written to this copy stays in this process; open it here",
+                        smi_filemap_name(map->desc.path));
+    smi_filemap_rest(part, part->data, part->size, smi_watch_open); /* the system is given whole pages */
+    bool done = part->mapped ? smi_os_flush_map(map->file, part->base, part->bytes) : smi_filemap_write_back(map);
+    smi_filemap_rest(part, part->data, part->size, smi_watch_shut);
+    if (done) return SAGEMEM_OK;
+    return smi_fail_file(call, map->desc.path, "make room or mend it, and repeat the call; nothing is lost",
+                         "could not be written");
+}
+
+/* -- Maps: beginning, end and check ---------------------------------------------------------------------------- */
+
+/* Opens what the desc names. The handle is in the map also where it turns out to be of no use. */
+static sagemem_status smi_filemap_open_file(sagemem_map *map, const sagemem_map_desc *desc, smi_os_info *info, const char *call) {
+    bool update = desc->mode == SAGEMEM_MAP_WRITE;
+    if (desc->path != NULL) {
+        if (!smi_os_open_regular(&map->file, desc->path, update, info))
+            return smi_fail_file(call, desc->path,
+                                 update ? "it must be there and may be written" : "it must be there and may be read",
+                                 "cannot be opened");
+    } else {
+        if (!smi_os_duplicate(&map->file, desc->fd_plus_one - 1)) {
+            map->file = smi_os_no_handle();
+            return smi_fail_file(call, NULL, "pass an open one, and 1 more", "%d cannot be used", desc->fd_plus_one - 1);
+        }
+        if (!smi_os_info_of(map->file, info) || (info->regular && update && !smi_os_may_update(map->file)))
+            return smi_fail_file(call, NULL, "open it for reading and writing, not for appending", "%d cannot be used",
+                                 desc->fd_plus_one - 1);
+    }
+    if (info->regular) return SAGEMEM_OK;
+    if (info->directory)
+        return smi_fail(SAGEMEM_E_IO, SMI_OS_IS_DIRECTORY, call, "%s is a directory; name a file in it",
+                        smi_filemap_name(desc->path));
+    return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call,
+                    "%s is a pipe, a terminal or a device, which has no bytes to map; use sagemem_reader_open",
+                    smi_filemap_name(desc->path));
+}
+
+/* How large the map is, by what the file is now. */
+static sagemem_status smi_filemap_measure(sagemem_map *map, const smi_os_info *info, const char *call) {
+    uint64_t size = info->size > map->desc.offset ? info->size - map->desc.offset : 0;
+    if (size > map->most) size = map->most;
+    uint64_t room = map->desc.window != 0 && map->desc.window < size ? map->desc.window : size;
+    if (room > (uint64_t)PTRDIFF_MAX)
+        return smi_fail(SAGEMEM_E_TOO_BIG, 0, call,
+                        "%s: %llu bytes are more than there are addresses for (%llu); set a smaller `window` in the desc and use "
+                        "sagemem_map_view",
+                        smi_filemap_name(map->desc.path), (unsigned long long)room, (unsigned long long)PTRDIFF_MAX);
+    map->size = map->desc.length = size;
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_filemap_copy_path(sagemem_map *map, const char *path, const char *call) {
+    if (path == NULL) return SAGEMEM_OK;
+    size_t bytes = strlen(path) + 1;
+    char *copy = smi_os_fails() ? NULL : (char *)smi_meta_alloc(bytes);
+    if (copy == NULL) return smi_fail_system(call, bytes);
+    memcpy(copy, path, bytes);
+    map->desc.path = copy;
+    map->path_bytes = bytes;
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_filemap_begin(sagemem_map *map, const sagemem_map_desc *desc, const char *call) {
+    smi_os_info info;
+    smi_filemap_part part;
+    map->desc = *desc;
+    map->desc.path = NULL;
+    map->desc.heap = map->object.domain->base;
+    map->most = desc->length != 0 ? desc->length : UINT64_MAX;
+    map->file = smi_os_no_handle();
+    map->forks = smi_os_forks;
+    sagemem_status status = smi_filemap_open_file(map, desc, &info, call);
+    if (status == SAGEMEM_OK) status = smi_filemap_copy_path(map, desc->path, call);
+    if (status == SAGEMEM_OK) status = smi_filemap_measure(map, &info, call);
+    if (status == SAGEMEM_OK) status = smi_filemap_take(map, &part, call);
+    if (status == SAGEMEM_OK) smi_filemap_put(map, &part);
+    return status;
+}
+
+/* Scope or heap end with the map still open: nobody is left to repeat a flush that fails. */
+static void smi_filemap_end(smi_object *object) {
+    sagemem_map *map = (sagemem_map *)object;
+    smi_filemap_part none;
+    if (!map->closing && smi_filemap_is_ours(map)) {
+        sagemem_error last = smi_mine.error;
+        if (smi_filemap_flush(map, "end of a map") != SAGEMEM_OK)
+            smi_log(SAGEMEM_LOG_ERROR, "a map of %s ended and what was written to it is lost: %s", smi_filemap_name(map->desc.path),
+                    smi_mine.error.message);
+        smi_mine.error = last;
+    }
+    memset(&none, 0, sizeof none);
+    smi_filemap_put(map, &none);
+    if (map->file != smi_os_no_handle()) (void)smi_os_close(map->file); /* what was written is on the disk already */
+    smi_meta_free((void *)(uintptr_t)map->desc.path, map->path_bytes);
+}
+
+/* The block's own guards are looked at with all others of the heap. */
+static size_t smi_filemap_check(const smi_object *object, const char *call) {
+    const sagemem_map *map = (const sagemem_map *)object;
+    const smi_filemap_part *part = &map->part;
+    uint64_t lead = (uint64_t)(part->data - part->base);
+    bool good = map->size <= map->most && map->size == map->desc.length && part->first <= map->size &&
+                part->size <= map->size - part->first && lead <= part->bytes && part->size <= part->bytes - lead &&
+                (part->base != NULL) == (map->size > 0) && part->mapped == map->mapped &&
+                (map->desc.window != 0 || (part->first == 0 && part->size == map->size));
+    if (!good)
+        smi_log(SAGEMEM_LOG_ERROR, "%s: the map %p does not add up: something wrote over the library's own memory",
+                call != NULL ? call : "sagemem_heap_check", (const void *)map);
+    return good ? 0 : 1;
+}
+
+SAGEMEM_API sagemem_map *sagemem_map_open(const sagemem_map_desc *desc) {
+    const char *call = "sagemem_map_open";
+    if (smi_filemap_desc_check(desc, call) != SAGEMEM_OK) return NULL;
+    sagemem_map *map = (sagemem_map *)smi_object_create(desc->heap, &smi_filemap_kind, NULL, call);
+    if (map == NULL) return NULL;
+    smi_domain *heap = map->object.domain->base;
+    bool begun = smi_filemap_begin(map, desc, call) == SAGEMEM_OK;
+    if (!begun) smi_object_end(&map->object);
+    smi_leave(heap);
+    return begun ? map : NULL;
+}
+
+SAGEMEM_API sagemem_status sagemem_map_get_desc(const sagemem_map *map, sagemem_map_desc *out) {
+    const char *call = "sagemem_map_get_desc";
+    if (!smi_object_alive(map, &smi_filemap_kind, call)) return smi_mine.error.status;
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_map_desc");
+    *out = map->desc;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_map_close(sagemem_map *map) {
+    const char *call = "sagemem_map_close";
+    if (map == NULL) return SAGEMEM_OK;
+    if (!smi_object_enter(map, &smi_filemap_kind, call)) return smi_mine.error.status;
+    smi_domain *heap = map->object.domain->base;
+    sagemem_status status = smi_filemap_is_ours(map) ? smi_filemap_flush(map, call) : SAGEMEM_OK;
+    if (status == SAGEMEM_OK) {
+        map->closing = true;
+        smi_object_end(&map->object);
+    }
+    smi_leave(heap);
+    return status;
+}
+
+SAGEMEM_API const void *sagemem_map_data(const sagemem_map *map) {
+    if (!smi_object_alive(map, &smi_filemap_kind, "sagemem_map_data") || map->desc.window != 0) return NULL;
+    return map->part.data;
+}
+
+SAGEMEM_API uint64_t sagemem_map_size(const sagemem_map *map) {
+    return smi_object_alive(map, &smi_filemap_kind, "sagemem_map_size") ? map->size : 0;
+}
+
+SAGEMEM_API bool sagemem_map_is_mapped(const sagemem_map *map) {
+    return smi_object_alive(map, &smi_filemap_kind, "sagemem_map_is_mapped") && SMI_LOAD(&map->mapped);
+}
+
+/* The map is alive and has those bytes; any thread may ask. */
+static sagemem_status smi_filemap_has(const sagemem_map *map, uint64_t offset, size_t size, const char *call) {
+    if (!smi_object_alive(map, &smi_filemap_kind, call)) return smi_mine.error.status;
+    if (offset <= map->size && size <= map->size - offset) return SAGEMEM_OK;
+    return smi_fail(
+        SAGEMEM_E_ARGUMENT, 0, call,
+        "%s: %zu bytes from %llu on are not all in a map of %llu bytes; ask for fewer, or sagemem_map_refresh if it has "
+        "grown",
+        smi_filemap_name(map->desc.path), size, (unsigned long long)offset, (unsigned long long)map->size);
+}
+
+static const void *smi_filemap_window_view(sagemem_map *map, uint64_t offset, size_t size, const char *call) {
+    if (size > map->desc.window) {
+        smi_fail(SAGEMEM_E_TOO_BIG, 0, call,
+                 "a view of %zu bytes is larger than the map's window of %llu; ask for parts, or open it with a larger window",
+                 size, (unsigned long long)map->desc.window);
+        return NULL;
+    }
+    if (!smi_object_enter(map, &smi_filemap_kind, call)) return NULL;
+    smi_watch_shut(map->shown, map->shown_bytes);
+    map->shown = NULL;
+    map->shown_bytes = 0;
+    if (smi_filemap_slide(map, offset, size, call) == SAGEMEM_OK) {
+        map->shown = map->part.data + (offset - map->part.first);
+        map->shown_bytes = size;
+        smi_watch_open(map->shown, size);
+    }
+    const char *view = map->shown;
+    smi_object_leave(&map->object);
+    return view;
+}
+
+SAGEMEM_API const void *sagemem_map_view(sagemem_map *map, uint64_t offset, size_t size) {
+    const char *call = "sagemem_map_view";
+    if (smi_filemap_has(map, offset, size, call) != SAGEMEM_OK) return NULL;
+    if (size == 0) return ""; /* no bytes, and no failure */
+    if (map->desc.window != 0) return smi_filemap_window_view(map, offset, size, call);
+    return map->part.data + offset;
+}
+
+SAGEMEM_API void *sagemem_map_data_writable(sagemem_map *map) {
+    const char *call = "sagemem_map_data_writable";
+    if (!smi_object_alive(map, &smi_filemap_kind, call)) return NULL;
+    if (map->desc.mode == SAGEMEM_MAP_READ) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%s was opened with SAGEMEM_MAP_READ; open it with _WRITE, or _PRIVATE for a copy",
+                 smi_filemap_name(map->desc.path));
+        return NULL;
+    }
+    if (map->size > 0) SMI_STORE(&map->touched, true);
+    return map->part.data;
+}
+
+SAGEMEM_API sagemem_status sagemem_map_flush(sagemem_map *map) {
+    const char *call = "sagemem_map_flush";
+    if (!smi_object_enter(map, &smi_filemap_kind, call)) return smi_mine.error.status;
+    sagemem_status status = smi_filemap_flush(map, call);
+    smi_object_leave(&map->object);
+    return status;
+}
+
+/* Out of a private mapping, which may have pages that the file does not. The kernel copies and stops at what cannot be read;
+ * but the rest of the page in which a file now ends reads as zeros, so the file is looked at, afterwards. Where the kernel
+ * does not copy it is all there is, and a moment is left in which the file can be cut. */
+static sagemem_status smi_filemap_copy_private(const sagemem_map *map, uint64_t offset, void *to, size_t size, const char *call) {
+    const char *from = map->part.data + offset;
+    uint64_t at = map->desc.offset + offset;
+    size_t done;
+    bool guarded = smi_os_copy_guarded(to, from, size, &done);
+    smi_os_info info;
+    if (!smi_os_info_of(map->file, &info))
+        return smi_fail_file(call, map->desc.path, "repeat the call, or look at the disk", "could not be looked at");
+    if (info.size < at + size) return smi_filemap_cut(map, info.size, at + size, call);
+    if (guarded && done < size) return smi_filemap_cut(map, at + done, at + size, call);
+    if (!guarded) memcpy(to, from, size);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_map_read(sagemem_map *map, uint64_t offset, void *to, size_t size) {
+    const char *call = "sagemem_map_read";
+    if (smi_filemap_has(map, offset, size, call) != SAGEMEM_OK) return smi_mine.error.status;
+    if (size == 0) return SAGEMEM_OK;
+    if (to == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "to is NULL: pass room for %zu bytes", size);
+    if (map->desc.window == 0 && !map->part.mapped) {
+        memcpy(to, map->part.data + offset, size);
+        return SAGEMEM_OK;
+    }
+    if (map->desc.mode == SAGEMEM_MAP_PRIVATE) return smi_filemap_copy_private(map, offset, to, size, call);
+    /* What is written through a shared mapping is in the system's cache at once, which this reads: a call that fails, no signal. */
+    smi_filemap_part out;
+    memset(&out, 0, sizeof out);
+    out.data = (char *)to;
+    out.first = offset;
+    return smi_filemap_fill(map, &out, offset + size, offset + size, call);
+}
+
+SAGEMEM_API sagemem_status sagemem_map_prefetch(sagemem_map *map, uint64_t offset, uint64_t size) {
+    if (!smi_object_alive(map, &smi_filemap_kind, "sagemem_map_prefetch")) return smi_mine.error.status;
+    bool whole = map->desc.window == 0;
+    if (offset >= map->size || (whole && !map->part.mapped)) return SAGEMEM_OK; /* nothing there, or here already */
+    if (size > map->size - offset) size = map->size - offset;
+    if (size > (uint64_t)PTRDIFF_MAX / 2) size = (uint64_t)PTRDIFF_MAX / 2;
+    size_t lead = (size_t)((map->desc.offset + offset) % smi_os_map_unit());
+    char *at = whole ? map->part.data + offset - lead : NULL; /* the window may slide meanwhile */
+    smi_os_will_need(map->file, at, map->desc.offset + offset - lead, lead + (size_t)size);
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_filemap_refresh(sagemem_map *map, const char *call) {
+    smi_os_info info;
+    smi_filemap_part part;
+    uint64_t before = map->size;
+    sagemem_status status = smi_filemap_flush(map, call);
+    if (status != SAGEMEM_OK) return status;
+    if (!smi_os_info_of(map->file, &info))
+        return smi_fail_file(call, map->desc.path, "repeat the call, or look at the disk", "could not be looked at");
+    status = smi_filemap_measure(map, &info, call);
+    if (status == SAGEMEM_OK) status = smi_filemap_take(map, &part, call);
+    if (status == SAGEMEM_OK) {
+        SMI_STORE(&map->touched, false);
+        map->forks = smi_os_forks;
+        smi_filemap_put(map, &part);
+    } else {
+        map->size = map->desc.length = before;
+    }
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_map_refresh(sagemem_map *map) {
+    const char *call = "sagemem_map_refresh";
+    if (!smi_object_enter(map, &smi_filemap_kind, call)) return smi_mine.error.status;
+    sagemem_status status = smi_filemap_refresh(map, call);
+    smi_object_leave(&map->object);
+    return status;
 }
 
 #endif /* SAGEMEM_WITH_MAP */
