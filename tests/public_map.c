@@ -983,18 +983,22 @@ static void test_limit(void **state) {
     assert_non_null(map);
     close_ok(map);
     d.window = 0;
-    d.length = 300 * KIB;
+    d.length = 400 * KIB;
     d.offset = 1;
+    file_of("a", 300 * KIB + 1);
     map = sagemem_map_open(&d);
     assert_non_null(map);
     const unsigned char *data = sagemem_map_data(map);
+    file_of("a", 1 << 20);
     assert_int_equal(sagemem_map_refresh(map), SAGEMEM_E_LIMIT); /* old and new at once; the old is as it was */
     assert_failed(SAGEMEM_E_LIMIT, "sagemem_map_refresh", "sagemem_limit_set");
     assert_ptr_equal(sagemem_map_data(map), data);
     assert_int_equal(sagemem_map_size(map), 300 * KIB);
     assert_int_equal(data[300 * KIB - 1], byte_at(300 * KIB));
+    assert_int_equal(sagemem_heap_check(d.heap), 0);
     assert_int_equal(sagemem_limit_set(d.heap, 0), SAGEMEM_OK);
     assert_int_equal(sagemem_map_refresh(map), SAGEMEM_OK);
+    assert_int_equal(sagemem_map_size(map), 400 * KIB);
     close_ok(map);
     sagemem_heap_destroy(d.heap);
 }
@@ -1090,6 +1094,7 @@ static sagemem_status lives(sagemem_map *map) {
     view = sagemem_map_view(map, life.size - 300, 300);
     if (view == NULL) status = sagemem_last_error()->status;
     else assert_true(starts_with(view, (const char *)view, life.size - 300, 300));
+    if (!sagemem_map_is_mapped(map)) life.was_read = true;
     uint64_t size = sagemem_map_size(map);
     const void *data = sagemem_map_data(map);
     step = sagemem_map_refresh(map);
