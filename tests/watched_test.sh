@@ -1,10 +1,11 @@
 #!/bin/sh
 # What AddressSanitizer and Valgrind see of blocks: sh tests/watched_test.sh DIRECTORY
 #
-# A program reads one byte past sagemem_size, or a freed block, in an ordinary heap and in a scope, with a block of each kind;
-# the tool must report it, and must be silent about the same program when it does nothing wrong. CC and CFLAGS as in the Makefile.
+# A program reads one byte past the end of a block, or of what an object handed out, or one that was given back; the tool must
+# report it, and must be silent about the same program when it does nothing wrong. tests/watched/watched.c does it, for each
+# of `places`; maps have a program of their own. CC and CFLAGS as in the Makefile.
 # Compiler commands and flags are lists of words.
-# shellcheck disable=SC2086
+# shellcheck disable=SC2046,SC2086
 set -u
 LC_ALL=C
 export LC_ALL
@@ -27,86 +28,30 @@ passed=0
 failed=0
 skipped=0
 
-cat >"$directory/watched.c" <<'END'
-#define SAGEMEM_IMPLEMENTATION
-#include "sagemem.h"
-
-static int watch(const char *where, size_t size, const char *what) {
-    sagemem_heap *heap = sagemem_heap_create(NULL);
-    if (strcmp(where, "scope") == 0 && sagemem_scope_begin(heap, "forest", 12) != SAGEMEM_OK) return 2;
-    for (int i = 0; i < 1000 && size < 100; i++) /* so that the class has a slab page */
-        if (sagemem_alloc(heap, size, 1) == NULL) return 2;
-    char *volatile block = (char *)sagemem_alloc(heap, size, 1);
-    if (block == NULL) return 2;
-    memset(block, 'x', sagemem_size(block));
-    size_t at = strcmp(what, "overflow") == 0 ? sagemem_size(block) : 0;
-    if (strcmp(what, "freed") == 0) sagemem_free(block);
-    if (strcmp(what, "ended") == 0) sagemem_scope_end(heap);
-    if (((volatile char *)block)[at] == 'y') return 3;
-    sagemem_heap_destroy(heap);
-    return 0;
-}
-
-/* A buffer that was released lies idle in the recycler; after the scope it has gone with it. */
-static int watch_recycler(size_t size, const char *what) {
-    sagemem_recycler *recycler = sagemem_scope_begin(NULL, "forest", 12) == SAGEMEM_OK ? sagemem_recycler_create(NULL) : NULL;
-    if (recycler == NULL) return 2;
-    sagemem_recycler_release(recycler, sagemem_recycler_acquire(recycler, size));
-    char *volatile buffer = (char *)sagemem_recycler_acquire(recycler, size);
-    if (buffer == NULL) return 2;
-    memset(buffer, 'x', sagemem_size(buffer));
-    size_t at = strcmp(what, "overflow") == 0 ? sagemem_size(buffer) : 0;
-    if (strcmp(what, "freed") == 0) sagemem_recycler_release(recycler, buffer);
-    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
-    if (((volatile char *)buffer)[at] == 'y') return 3;
-    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
-    return 0;
-}
-
-/* The bytes of a slice that was the last of them. */
-static int watch_slice(size_t size, const char *what) {
-    char *text = (char *)calloc(1, size);
-    if (sagemem_scope_begin(NULL, "forest", 12) != SAGEMEM_OK || text == NULL) return 2;
-    sagemem_slice slice = sagemem_slice_copy(NULL, text, size, 1);
-    const char *volatile data = (const char *)slice.data;
-    free(text);
-    if (data == NULL) return 2;
-    size_t at = strcmp(what, "overflow") == 0 ? sagemem_size(slice.data) : 0;
-    if (strcmp(what, "freed") == 0) sagemem_slice_release(slice);
-    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
-    if (((const volatile char *)data)[at] == 'y') return 3;
-    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
-    return 0;
-}
-
-static int watch_one(const char *where, size_t size, const char *what) {
-    if (strcmp(where, "recycler") == 0) return watch_recycler(size, what);
-    return strcmp(where, "slice") == 0 ? watch_slice(size, what) : watch(where, size, what);
-}
-
-/* [heap|scope|recycler|slice SIZE good|overflow|freed|ended]... */
-int main(int argc, char **argv) {
-    for (int i = 1; i + 2 < argc; i += 3) {
-        int status = watch_one(argv[i], (size_t)atoi(argv[i + 1]), argv[i + 2]);
-        if (status != 0) return status;
-    }
-    puts("ran to the end");
-    return 0;
-}
-END
-
 fail() {
     failed=$((failed + 1))
     echo "FAILED: $*"
 }
 
+places='heap scope recycler arena array columns slice'
+
+# sizes WHERE WHAT: those to try. A stable array's pages are gone when it ends: there the system ends the program.
+sizes() {
+    case $1-$2 in
+    heap-ended) ;;
+    array-freed | array-ended | columns-*) echo 0 ;;
+    array-*) echo 0 5000 ;; # stable_max
+    heap-* | scope-*) echo 48 328 100000 300000 ;; # a block of each kind
+    *) echo 48 100000 ;;
+    esac
+}
+
 # AddressSanitizer ends the program with its first report. use-after-poison is what it calls memory that a library told it
 # to watch.
 check_asan() {
-    for where in heap scope recycler slice; do
-        for size in 48 328 100000 300000; do
-            for what in good overflow freed ended; do
-                [ $where-$what = heap-ended ] && continue
+    for where in $places; do
+        for what in good overflow freed ended; do
+            for size in $(sizes $where $what); do
                 $limit "$directory/asan" $where $size $what >"$directory/asan.log" 2>&1
                 got=$?
                 if [ $what = good ] && [ $got -eq 0 ]; then
@@ -126,9 +71,8 @@ check_valgrind() {
     for what in good overflow freed ended; do
         cases=
         errors=0
-        for where in heap scope recycler slice; do
-            [ $where-$what = heap-ended ] && continue
-            for size in 48 328 100000 300000; do
+        for where in $places; do
+            for size in $(sizes $where $what); do
                 cases="$cases $where $size $what"
                 [ $what = good ] || errors=$((errors + 1))
             done
@@ -144,7 +88,7 @@ check_valgrind() {
 
 flags="-g $m32 -I. -pthread" # no -O: compiling is most of the time
 if sh tests/can.sh "$cc" $m32 -fsanitize=address; then
-    if $cc $flags -fsanitize=address -fno-omit-frame-pointer -o "$directory/asan" "$directory/watched.c"; then
+    if $cc $flags -fsanitize=address -fno-omit-frame-pointer -o "$directory/asan" tests/watched/watched.c; then
         check_asan
     else
         fail 'asan: does not compile'
@@ -164,10 +108,56 @@ elif ! RUNNER='valgrind --quiet' sh tests/can.sh "$cc" $m32; then
 elif ! echo "$has_memcheck" | $cc $m32 -fsyntax-only -x c - 2>/dev/null; then
     skipped=$((skipped + 1))
     echo 'without Valgrind: its header valgrind/memcheck.h is not installed'
-elif $cc $flags -o "$directory/valgrind" "$directory/watched.c"; then
+elif $cc $flags -o "$directory/valgrind" tests/watched/watched.c; then
     check_valgrind
 else
     fail 'valgrind: does not compile'
+fi
+
+# Maps, mapped (map) and read (copy), whole and with a window: one byte past the end of the file or of the view, in front of
+# a part, a view that another has followed, a copy that was closed. Each must be reported once, a good program not at all.
+printf '%5000s' '' | tr ' ' x >"$directory/watched_map.bin"
+
+good_maps='map whole good map whole refresh map window good copy whole good copy whole refresh copy window good'
+bad_maps='map-whole-past map-whole-before map-window-past map-window-next copy-whole-past copy-whole-before copy-whole-closed
+    copy-window-past copy-window-next copy-window-closed'
+check_map() { # what it is called, the status of what must hold
+    if [ "$2" -eq 0 ]; then
+        passed=$((passed + 1))
+    else
+        fail "$1: $(tail -n 1 "$directory/map.log")"
+    fi
+}
+check_maps_asan() {
+    "$directory/asan_map" "$directory/watched_map.bin" $good_maps >"$directory/map.log" 2>&1
+    check_map 'asan: good maps' $?
+    for case in $bad_maps; do
+        $limit "$directory/asan_map" "$directory/watched_map.bin" $(echo $case | tr - ' ') >"$directory/map.log" 2>&1
+        grep -q 'ERROR: AddressSanitizer: use-after-poison' "$directory/map.log"
+        check_map "asan: $case" $?
+    done
+}
+check_maps_valgrind() {
+    $limit valgrind --error-exitcode=9 --leak-check=full "$directory/valgrind_map" "$directory/watched_map.bin" $good_maps \
+        >"$directory/map.log" 2>&1
+    check_map 'valgrind: good maps' $?
+    $limit valgrind "$directory/valgrind_map" "$directory/watched_map.bin" $(echo $bad_maps | tr - ' ') >"$directory/map.log" 2>&1
+    grep -q "ERROR SUMMARY: $(($(echo $bad_maps | wc -w))) errors" "$directory/map.log"
+    check_map 'valgrind: bad maps' $?
+}
+if [ -x "$directory/asan" ]; then
+    if $cc $flags -fsanitize=address -fno-omit-frame-pointer -o "$directory/asan_map" tests/watched/maps.c; then
+        check_maps_asan
+    else
+        fail 'asan: maps do not compile'
+    fi
+fi
+if [ -x "$directory/valgrind" ]; then
+    if $cc $flags -o "$directory/valgrind_map" tests/watched/maps.c; then
+        check_maps_valgrind
+    else
+        fail 'valgrind: maps do not compile'
+    fi
 fi
 
 echo "$passed passed, $failed failed"
