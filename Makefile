@@ -38,6 +38,7 @@ CAUGHT   := $(sort $(patsubst tests/caught/%.c,%,$(wildcard tests/caught/*.c)))
 EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
 RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes/*.c)))
 FOREST   := $(sort $(wildcard examples/forest/*.c))
+TREES    := $(sort $(wildcard examples/forest_trees/*.c))
 
 TESTS            = $(PROGRAMS) $(SHELLS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
@@ -57,9 +58,13 @@ jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1 \2/p' Makefile | while read -r target text; do printf '  %-8s %s\n' "$$target" "$$text"; done
 
-demo: $(BUILD)/forest ## builds and runs the forest example (needs a C compiler and make only)
+demo: $(BUILD)/forest $(BUILD)/forest_trees ## builds and runs the forest example (needs a C compiler and make only)
 	@mkdir -p $(BUILD)/demo
-	$(BUILD)/forest --scale-factors $(DATA)/millennium.a_list --output $(BUILD)/demo $(DATA)/trees_063.0
+	$(BUILD)/forest --scale-factors $(DATA)/millennium.a_list --report brief --output $(BUILD)/demo $(DATA)/trees_063.0
+	$(BUILD)/forest_trees --trees 4000 --halos 100 --output $(BUILD)/demo/trees
+	$(BUILD)/forest --scale-factors $(BUILD)/demo/trees/trees.a_list --plot $(BUILD)/demo/mass_function.svg \
+	  --output $(BUILD)/demo/galaxies $(BUILD)/demo/trees/trees_063.0
+	@echo 'The stellar mass function is in $(BUILD)/demo/mass_function.svg.'
 
 deps: ## installs what the tests need (Debian, Ubuntu, Fedora, macOS)
 	@sh tests/deps.sh
@@ -113,6 +118,10 @@ $(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call libr
 	@$(if $(FOREST),,echo 'examples/forest has no .c files' >&2; exit 1)
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(FOREST) $(call library,$(FOREST)) -lm
 
+# It shares the layout of tree files with the program that reads them.
+$(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/trees.h $(BUILD)/flags
+	@$(CC) $(flags) -Iexamples/forest -o $@ $(TREES) -lm
+
 $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -O2 -Itests -o $@ $< $(call library,$<) -lm
 
@@ -129,7 +138,7 @@ run_recipes  = $(addprefix run-recipe-,$(RECIPES))
 $(run_programs): run-%: $(BUILD)/tests/%
 	@sh tests/run.sh $(RESULTS) $* $(RUNNER) $<
 
-$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest)
+$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest) $(if $(TREES),$(BUILD)/forest_trees)
 	@CC='$(CC)' CXX='$(CXX)' CFLAGS='$(CFLAGS) $(SANITIZE)' BUILD='$(BUILD)' \
 	  sh tests/run.sh -s $(RESULTS) $* sh $< $(BUILD)/$(*:_test.sh=) $(DATA)
 

@@ -72,7 +72,7 @@ place() {
 
 run --help
 ok "--help: status" [ "$status" -eq 0 ]
-for option in --help --output --snapshots --scale-factors --limit --report --checked --quiet; do
+for option in --help --output --snapshots --plot --scale-factors --limit --report --checked --quiet; do
     ok "--help: $option" prints "$option"
 done
 
@@ -150,7 +150,7 @@ sums=$(awk '{ stars += $7; baryons += $6 + $7 + $9 + $10 + $11 }
     END { printf "%.6e %.6e", stars * 1e10, baryons * 1e10 }' "$tmp/records")
 ok "stars add up to the summary's" grep -F "$name: $galaxy_count galaxies, ${sums% *} Msun/h" "$tmp/summary"
 ok "baryons add up to the summary's" grep -F ", ${sums#* } are there" "$tmp/summary"
-ok "baryons are conserved" awk '/^Baryon balance/ { good = $3 + 0 < 1e-6 } END { exit !good }' "$tmp/summary"
+ok "baryons are conserved" awk '/^Baryon balance/ { good = $3 + 0 < 1e-12 } END { exit !good }' "$tmp/summary"
 
 # FNV-1a of what follows the header, in the shell's 64-bit arithmetic.
 checksum=$(
@@ -180,6 +180,15 @@ same "with a limit that is enough" --limit 1GiB
 same "two snapshots" --snapshots 40,63
 ok "two snapshots: both are there" [ -s "$tmp/again/galaxies_040_z1.078.bin" ]
 same "scale factors from a file" --scale-factors "$data/millennium.a_list"
+same "with a plot" --plot "$tmp/plot.svg"
+cp "$tmp/plot.svg" "$tmp/first.svg"
+same "with a plot again" --plot "$tmp/plot.svg"
+ok "with a plot again: same picture" cmp "$tmp/first.svg" "$tmp/plot.svg"
+ok "plot: nothing is left beside it" [ ! -e "$tmp/plot.svg.part" ]
+ok "plot: every galaxy is in it that has stars enough" [ "$(awk '$7 >= 1e-4' "$tmp/records" | wc -l)" -eq \
+    "$(sed -n 's/.* data-count="\([0-9]*\)".*/\1/p' "$tmp/plot.svg" | awk '{ sum += $1 } END { print sum + 0 }')" ]
+ok "plot: bins as in the summary" [ "$(sed -n 's/.* data-count="\([0-9]*\)".*/\1/p' "$tmp/plot.svg")" = \
+    "$(awk 'NF == 0 { on = 0 } on && $2 > 0 { print $2 } /^Stellar mass function/ { on = 1 }' "$tmp/summary")" ]
 same "brief report" --report brief
 same "quiet" --quiet
 ok "quiet: prints nothing" [ ! -s "$tmp/out" ]
@@ -210,6 +219,8 @@ refused "a directory" "$tmp/dir:" "$tmp/dir"
 refused "missing file after a good one" "$tmp/missing: cannot open" "$trees" "$tmp/missing"
 refused "a limit that is not enough for anything" "limit" --limit 4K "$trees"
 refused "a limit that is not enough for a tree" "$trees: tree " --limit 500K "$trees"
+refused "a plot that cannot be made" "$tmp/no/plot.svg.part: cannot create" --plot "$tmp/no/plot.svg" "$trees"
+refused "a plot of a run that fails" "$trees: tree " --limit 500K --plot "$tmp/dir/plot.svg" "$trees"
 refused "a snapshot that is none" "no snapshot 64" --snapshots 63,64 "$trees"
 printf '0.5\n0.4\n' >"$tmp/a_list"
 refused "decreasing scale factors" "$tmp/a_list: line 2" --scale-factors "$tmp/a_list" "$trees"

@@ -53,6 +53,7 @@
 #include "model.h"
 #include "options.h"
 #include "output.h"
+#include "plot.h"
 #include "summary.h"
 #include "trees.h"
 
@@ -116,6 +117,7 @@ struct run {
     struct model model;
     struct galaxy_file outputs[MAX_OUTPUTS];
     int output_count;
+    struct plot plot;
     struct summary summary;
 };
 
@@ -144,6 +146,7 @@ static bool output_open(struct run *run, int32_t snapshot) {
 static bool outputs_open(struct run *run) {
     const struct options *options = run->options;
     if (!galaxy_directory_make(options->output)) return false;
+    if (options->plot && !plot_open(&run->plot, options->plot)) return false;
     if (options->snapshot_count == 0) return output_open(run, run->model.epoch_count - 1);
     for (int i = 0; i < options->snapshot_count; i++)
         if (!output_open(run, options->snapshots[i])) return false;
@@ -191,11 +194,13 @@ static bool run_file(struct run *run, int32_t number) {
 
 /* First all files are complete on disk, then all get their names. */
 static bool outputs_commit(struct run *run) {
+    double redshift = 1 / run->model.epochs[run->summary.snapshot].scale_factor - 1;
     for (int i = 0; i < run->output_count; i++)
         if (!galaxy_file_finish(&run->outputs[i], run->options->tree_file_count)) return false;
+    if (run->options->plot && !plot_finish(&run->plot, &run->summary, redshift)) return false;
     for (int i = 0; i < run->output_count; i++)
         if (!galaxy_file_commit(&run->outputs[i])) return false;
-    return true;
+    return !run->options->plot || plot_commit(&run->plot);
 }
 
 static bool run_all(struct run *run) {
@@ -210,6 +215,7 @@ static bool run_all(struct run *run) {
 
 static void run_close(struct run *run) {
     for (int i = 0; i < run->output_count; i++) galaxy_file_close(&run->outputs[i]);
+    plot_close(&run->plot);
     model_deinit(&run->model);
 }
 

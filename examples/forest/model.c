@@ -189,8 +189,11 @@ static bool evolve(struct bench *bench) {
         central->hot += infall / STEPS;
         galaxy_reincorporate(central, bench->members[0].step);
         galaxy_cool(central, bench->model->cooling, bench->members[0].step);
-        for (size_t i = 0; i < bench->count; i++)
-            if (!bench->members[i].merged) galaxy_form_stars(&bench->members[i].galaxy, central, bench->members[i].step);
+        for (size_t i = 0; i < bench->count; i++) {
+            if (bench->members[i].merged) continue;
+            galaxy_form_stars(&bench->members[i].galaxy, central, bench->members[i].step);
+            galaxy_steady(&bench->members[i].galaxy);
+        }
         if (!merge_orphans(bench)) return false;
     }
     return true;

@@ -13,6 +13,11 @@ static bool set_output(struct options *options, const char *value) {
     return true;
 }
 
+static bool set_plot(struct options *options, const char *value) {
+    options->plot = value;
+    return true;
+}
+
 static bool set_scale_factors(struct options *options, const char *value) {
     options->scale_factors = value;
     return true;
@@ -82,6 +87,7 @@ static const struct option {
     {"--help", NULL, "print this and end", NULL},
     {"--output", "DIR", "where the galaxies go; made if it is missing", set_output},
     {"--snapshots", "LIST", "the snapshots to write, such as 63,41,32 [the last]", set_snapshots},
+    {"--plot", "FILE.svg", "draw the stellar mass function of the last snapshot written", set_plot},
     {"--scale-factors", "FILE", "scale factor of each snapshot, one a line [those of the Millennium run]", set_scale_factors},
     {"--limit", "SIZE", "hold at most so much memory: 2G, 512MiB [all there is]", set_limit},
     {"--report", "FORMAT", "the report on memory: text, brief or json [text]", set_report},

@@ -11,6 +11,7 @@ enum { MAX_OUTPUTS = 64 };
 
 struct options {
     const char *output;        /* directory */
+    const char *plot;          /* file; NULL: none */
     const char *scale_factors; /* file; NULL: those of the Millennium run */
     int32_t snapshots[MAX_OUTPUTS];
     int snapshot_count; /* 0: the last one */

@@ -1,5 +1,5 @@
 /* What happens within galaxies: see physics.h. The framework is that of White & Frenk 1991 (ApJ 379, 52) with the
- * recipes of Croton et al. 2006 (MNRAS 365, 11; "C06" below). Metals, reionisation and disc instability are left out. */
+ * recipes of Croton et al. 2006 (MNRAS 365, 11; "C06" below). Metals and reionisation are left out. */
 #include "physics.h"
 
 #include <math.h>
@@ -101,6 +101,14 @@ void galaxy_form_stars(struct galaxy *galaxy, struct galaxy *central, double tim
 /* Blown-out gas falls back within some dynamical times (C06). */
 void galaxy_reincorporate(struct galaxy *central, double time) {
     move(&central->ejected, &central->hot, reincorporation * central->ejected * central->v_vir / central->r_vir * time);
+}
+
+/* A disc too heavy for its halo makes a bar, and that makes a bulge (Efstathiou, Lake & Negroponte 1982, MNRAS 199,
+ * 1069): as in C06, with the criterion in the form of Mo, Mao & White 1998, of as many stars as are too many. */
+void galaxy_steady(struct galaxy *galaxy) {
+    double stable = galaxy->v_vir * galaxy->v_vir * galaxy->disk_radius / gravity;
+    double disk = galaxy->stars - galaxy->bulge;
+    if (disk > stable) galaxy->bulge += disk - stable;
 }
 
 double baryons_due(double mass) { return baryon_fraction * mass; }

@@ -54,6 +54,7 @@ void galaxy_size(struct galaxy *galaxy, double mass, const float spin[3], const 
 /* `central` is that of the group, possibly the galaxy itself: where gas goes that a galaxy cannot hold. */
 void galaxy_cool(struct galaxy *central, const double *cooling, double time);
 void galaxy_form_stars(struct galaxy *galaxy, struct galaxy *central, double time);
+void galaxy_steady(struct galaxy *galaxy); /* turns stars of an unstable disc into bulge */
 void galaxy_reincorporate(struct galaxy *central, double time);
 void galaxy_strip(struct galaxy *satellite, struct galaxy *central);
 void galaxy_merge(struct galaxy *satellite, struct galaxy *host, struct galaxy *central, double ratio);

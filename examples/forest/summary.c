@@ -10,9 +10,6 @@
 #include "output.h"
 #include "trees.h"
 
-/* The stellar mass function: bins of half a dex from 10^6 Msun/h on; the last goes on without end. */
-static const double first_log_mass = 6, bin_log_mass = 0.5;
-
 static void add_mass(struct summary *summary, double stars) {
     double log_mass = stars > 0 ? log10(stars * 1e10) : -INFINITY;
     if (log_mass < first_log_mass) return;
@@ -65,16 +62,23 @@ bool summary_add_peak(struct summary *summary, struct forest_peak forest) {
     return true;
 }
 
+/* The bins from the first to the last that has galaxies. */
 static void print_mass_function(const struct summary *summary, double redshift) {
     static const char bar[] = "############################################################";
     uint64_t most = 1;
-    for (int bin = 0; bin < MASS_BINS; bin++) most = summary->with_mass[bin] > most ? summary->with_mass[bin] : most;
+    int first = MASS_BINS, last = -1;
+    for (int bin = 0; bin < MASS_BINS; bin++) {
+        if (summary->with_mass[bin] == 0) continue;
+        most = summary->with_mass[bin] > most ? summary->with_mass[bin] : most;
+        first = first < bin ? first : bin;
+        last = bin;
+    }
 
     printf("\nStellar mass function at z = %.3f, log10 of Msun/h:\n", redshift);
-    for (int bin = 0; bin < MASS_BINS; bin++) {
+    for (int bin = first; bin <= last; bin++) {
         uint64_t count = summary->with_mass[bin];
         int length = (int)((double)count / (double)most * (double)(sizeof bar - 1));
-        printf("  %4.1f %7" PRIu64 "%s%.*s\n", first_log_mass + bin * bin_log_mass, count, length > 0 ? " " : "", length, bar);
+        printf("  %5.2f %7" PRIu64 "%s%.*s\n", first_log_mass + bin * bin_log_mass, count, length > 0 ? " " : "", length, bar);
     }
 }
 

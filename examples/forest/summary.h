@@ -12,7 +12,10 @@ struct model;
 struct population;
 struct tree;
 
-enum { WORST_FORESTS = 5, MASS_BINS = 12, REDSHIFT_BINS = 6 };
+enum { WORST_FORESTS = 5, MASS_BINS = 28, REDSHIFT_BINS = 6 };
+
+/* The stellar mass function has bins of a quarter of a dex from 10^6 Msun/h on; the last goes on without end. */
+static const double first_log_mass = 6, bin_log_mass = 0.25;
 
 /* One forest, and the memory it took at once. */
 struct forest_peak {
