@@ -769,7 +769,7 @@ static void at_random_everything_agrees(void **state) {
         };
         bool slow = (all_flags[f] & (SAGEMEM_HEAP_CHECKED | SAGEMEM_HEAP_SYSTEM | SAGEMEM_HEAP_ZERO)) != 0;
         for (size_t i = 0; i < sizeof descs / sizeof descs[0]; i++) {
-            model_run(descs[i], &c, oracle_steps(slow ? 3000 : 10000, 500));
+            model_run(descs[i], &c, oracle_steps(slow ? 1000 : 10000, 500));
             assert_int_equal(tag_of(heap).blocks, 0);
             assert_int_equal(tag_of(heap).used, 0);
         }
