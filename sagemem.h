@@ -11433,7 +11433,7 @@ static bool smi_reader_prepare(sagemem_reader *r, const char *call) {
     if (r->map != NULL) {
         r->input = &smi_reader_from_map;
         r->file_size = sagemem_map_size(r->map);
-        r->at = r->end = r->rest = (const char *)sagemem_map_data(r->map);
+        if (r->file_size > 0) r->at = r->end = r->rest = (const char *)sagemem_map_data(r->map);
         r->rest_end = r->end + (size_t)r->file_size;
         smi_reader_widen(r, r->desc.read_ahead ? 0 : r->file_size);
         return true;
