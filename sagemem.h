@@ -269,7 +269,29 @@
  *
  * READERS
  *
- *     (to be written: readers)
+ *     One way to read a file, a pipe, a device or a function of the program's: in order, by sagemem_read (copied) or
+ *     sagemem_read_view (where the bytes lie). Views fit records: a header's size, then as many bytes as it says.
+ *
+ *         regular files               mapped; views point into the map and last until close
+ *         ... smaller than            read with pread into a buffer of buffer_bytes. The position is the reader's own: of a
+ *         map_threshold, or             descriptor that others share, too
+ *         no_mapping, or unmappable
+ *         pipes, sockets, devices     read with read, never more than is there, and only forwards
+ *         sagemem_input               read_fn is called
+ *
+ *     From a buffer, a call is a comparison and a copy, or no copy; a system call comes once in a buffer. A view larger than
+ *     the buffer makes it grow to that size, and it stays so. A read of a buffer or more at once goes past it.
+ *     read_ahead: a thread fills the next buffers meanwhile, which pays where reading waits (disks, networks, decompression
+ *     in read_fn) and costs where it does not. Closing never waits for a silent pipe; it does for a read_fn. Of a mapped file
+ *     the system is asked for the bytes ahead. Memory: buffers * buffer_bytes, all taken when the reader is opened.
+ *     After any failure what was got is good, nothing is lost, and the call can be repeated. The end is no state: a file that
+ *     grows goes on, unless it is mapped.
+ *     Caught: calls on a reader that was closed, or whose scope ended, and by another thread; with Valgrind or AddressSanitizer
+ *     the use of a view that has ended, or past its end (not of mapped files).
+ *     Weak: a mapped file that somebody cuts short is a SIGBUS: for such files no_mapping. A call that waits for bytes holds a
+ *     SAGEMEM_HEAP_SHARED heap, fork included: give that reader a heap of its own. After fork a reader reads on in both
+ *     processes (of a pipe, each byte goes to one of them); but one that reads ahead from anything but a file is the parent's:
+ *     E_BUSY in the child. On Windows a silent pipe is looked at every 5 ms.
  *
  * LIMITS AND PEAKS
  *
@@ -1351,7 +1373,9 @@ typedef struct sagemem_writers_stats {
 SAGEMEM_API sagemem_status sagemem_writers_get_stats(sagemem_writers_stats *out); /* Threads: any */
 
 /* Where bytes come from: read_fn puts up to size bytes of position `offset` on into `to` and says how many, 0 at the end. It is
- * called with increasing offsets without gaps, but for sagemem_read_at if `seekable`. */
+ * called with increasing offsets without gaps, but for sagemem_read_at if `seekable`. A failure has given nothing, whatever *got
+ * is: the same offset is asked for again. With read_ahead it is called by the reader's thread, never by two at once, and must not
+ * use the reader's heap. close_fn is called once, when the reader ends; not if it could not be opened. */
 typedef struct sagemem_input {
     sagemem_status (*read_fn)(void *ctx, void *to, size_t size, uint64_t offset, size_t *got);
     sagemem_status (*close_fn)(void *ctx); /* may be NULL */
@@ -1364,30 +1388,38 @@ typedef struct sagemem_reader_desc {
     const char *path;            /* a file, FIFO or device; */
     int fd_plus_one;             /* or a descriptor + 1, which is duplicated; files are read from their start */
     const sagemem_input *source; /* or own function; the struct is copied */
-    size_t buffer_bytes;         /* [1 MiB] */
-    int buffers;                 /* with read_ahead: this many, one in use, others filled by a thread [3] */
-    bool read_ahead;
-    uint64_t map_threshold; /* files of at least this size are mapped [0: all regular files] */
-    bool no_mapping;        /* read, never map */
+    size_t buffer_bytes;         /* [1 MiB; of a smaller file, what holds it] */
+    int buffers;                 /* with read_ahead: this many, one in use, others filled by a thread; 2 to 1024 [3] */
+    bool read_ahead;             /* of a mapped file: the system is asked for the next buffers * buffer_bytes */
+    uint64_t map_threshold;      /* files of at least this size are mapped [0: all regular files] */
+    bool no_mapping;             /* read, never map */
     sagemem_heap *heap;
     sagemem_tag tag;
 } sagemem_reader_desc;
 
-/* NULL: as for sagemem_map_open. */
+/* NULL: E_ARGUMENT; E_NOT_FOUND no such file; E_IO with os_error (a directory, no permission, ...); E_NOMEM, E_LIMIT. Opening a
+ * FIFO waits for its writer. The reader belongs to the open scope. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_reader *sagemem_reader_open(const sagemem_reader_desc *desc);
-SAGEMEM_API sagemem_status sagemem_reader_get_desc(const sagemem_reader *reader, sagemem_reader_desc *out);
+SAGEMEM_API sagemem_status sagemem_reader_get_desc(const sagemem_reader *reader,
+                                                   sagemem_reader_desc *out); /* buffer_bytes: the largest buffer's present size */
 /* Copies up to size bytes; *got is less only at the end (OK; 0 when nothing is left) or on failure (E_IO, or what the source
- * returned: the bytes got before it are good, and the call can be repeated). got may be NULL: then less than size is E_EMPTY. */
+ * returned: the bytes got before it are good, and the call can be repeated). got may be NULL: then less than size is E_EMPTY, and
+ * what there was is read. A descriptor that does not block and has nothing: E_IO with EAGAIN; with read_ahead it is waited for.
+ * E_BUSY, here and below: the child of a fork, of what was read ahead and is no file. */
 SAGEMEM_API sagemem_status sagemem_read(sagemem_reader *reader, void *to, size_t size, size_t *got);
-/* The next size bytes where they lie, consumed; valid until the next call on the reader (of a mapped file: until close). NULL:
- * E_EMPTY, fewer are left, nothing is consumed; E_IO; E_NOMEM, E_LIMIT when the buffer has to grow for it. */
+/* The next size bytes where they lie, consumed; valid until the next call on the reader (of a mapped file: until close). Any
+ * alignment. NULL: E_EMPTY, fewer are left; E_IO, or what the source returned; E_NOMEM, E_LIMIT when the buffer has to grow for
+ * it. After each of them nothing is consumed. */
 SAGEMEM_API const void *sagemem_read_view(sagemem_reader *reader, size_t size);
-/* Copies size bytes of an absolute position without moving the reader. E_UNSUPPORTED: a pipe or a source that cannot seek.
- * E_EMPTY: past the end. */
+/* Copies size bytes of an absolute position without moving the reader. E_UNSUPPORTED: a pipe or device, or a source that cannot
+ * seek. E_EMPTY: past the end. After a failure `to` is undefined. */
 SAGEMEM_API sagemem_status sagemem_read_at(sagemem_reader *reader, uint64_t offset, void *to, size_t size);
-SAGEMEM_API sagemem_status sagemem_reader_skip(sagemem_reader *reader, uint64_t size); /* E_EMPTY: fewer are left, all skipped */
-SAGEMEM_API uint64_t sagemem_reader_position(const sagemem_reader *reader);            /* bytes consumed so far */
-SAGEMEM_API uint64_t sagemem_reader_size(const sagemem_reader *reader); /* of a file; UINT64_MAX: unknown until the end */
+/* Passes over size bytes: files without reading them. E_EMPTY: fewer are left, all skipped. After another failure those before it
+ * are skipped: sagemem_reader_position. */
+SAGEMEM_API sagemem_status sagemem_reader_skip(sagemem_reader *reader, uint64_t size);
+SAGEMEM_API uint64_t sagemem_reader_position(const sagemem_reader *reader); /* bytes consumed so far */
+/* Of a file: what the system says now (0 for those of /proc); mapped: when it was. UINT64_MAX: unknown until the end. */
+SAGEMEM_API uint64_t sagemem_reader_size(const sagemem_reader *reader);
 SAGEMEM_API bool sagemem_reader_is_mapped(const sagemem_reader *reader);
 SAGEMEM_API sagemem_status
 sagemem_reader_close(sagemem_reader *reader); /* NULL is fine; what close_fn returned, closed all the same */

@@ -79,12 +79,33 @@ static int watch_slice(size_t size, const char *what) {
     return 0;
 }
 
-static int watch_one(const char *where, size_t size, const char *what) {
-    if (strcmp(where, "recycler") == 0) return watch_recycler(size, what);
-    return strcmp(where, "slice") == 0 ? watch_slice(size, what) : watch(where, size, what);
+/* A view of a reader lasts until the next call ("freed"). */
+static int watch_reader(const char *where, size_t size, const char *what) {
+    if (sagemem_scope_begin(NULL, "forest", 12) != SAGEMEM_OK) return 2;
+    sagemem_reader_desc desc = {0};
+    desc.path = "/dev/zero";
+    desc.buffer_bytes = 150000;
+    desc.read_ahead = strcmp(where, "ahead") == 0;
+    sagemem_reader *reader = sagemem_reader_open(&desc);
+    const char *volatile view = (const char *)sagemem_read_view(reader, size);
+    char byte;
+    if (view == NULL || view[size - 1] != 0) return 2;
+    size_t at = strcmp(what, "overflow") == 0 ? size : 0;
+    if (strcmp(what, "freed") == 0 && sagemem_read(reader, &byte, 1, NULL) != SAGEMEM_OK) return 2;
+    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
+    if (((const volatile char *)view)[at] == 'y') return 3;
+    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
+    return 0;
 }
 
-/* [heap|scope|recycler|slice SIZE good|overflow|freed|ended]... */
+static int watch_one(const char *where, size_t size, const char *what) {
+    bool reads = strcmp(where, "reader") == 0 || strcmp(where, "ahead") == 0;
+    if (strcmp(where, "recycler") == 0) return watch_recycler(size, what);
+    if (strcmp(where, "slice") == 0) return watch_slice(size, what);
+    return (reads ? watch_reader : watch)(where, size, what);
+}
+
+/* [heap|scope|recycler|slice|reader|ahead SIZE good|overflow|freed|ended]... */
 int main(int argc, char **argv) {
     for (int i = 1; i + 2 < argc; i += 3) {
         int status = watch_one(argv[i], (size_t)atoi(argv[i + 1]), argv[i + 2]);
@@ -103,7 +124,7 @@ fail() {
 # AddressSanitizer ends the program with its first report. use-after-poison is what it calls memory that a library told it
 # to watch.
 check_asan() {
-    for where in heap scope recycler slice; do
+    for where in heap scope recycler slice reader ahead; do
         for size in 48 328 100000 300000; do
             for what in good overflow freed ended; do
                 [ $where-$what = heap-ended ] && continue
@@ -126,7 +147,7 @@ check_valgrind() {
     for what in good overflow freed ended; do
         cases=
         errors=0
-        for where in heap scope recycler slice; do
+        for where in heap scope recycler slice reader ahead; do
             [ $where-$what = heap-ended ] && continue
             for size in 48 328 100000 300000; do
                 cases="$cases $where $size $what"
