@@ -11053,7 +11053,7 @@ static void smi_reader_main(void *ctx) {
     smi_lock_give(&a->lock);
 }
 
-/* The buffer that was taken last is empty: the thread's again. Under the lock; so the next one. */
+/* The buffers in front of that number are the thread's again. Under the lock. */
 static void smi_reader_release(smi_reader_ahead *a, uint64_t up_to) {
     if (a->released == up_to) return;
     a->released = up_to;

@@ -219,7 +219,9 @@ static void descriptor_for_writing_only(void **state) {
     sagemem_reader_desc desc = desc_of(NULL);
     desc.fd_plus_one = fd + 1;
     desc.no_mapping = false; /* mapping fails, and so does every read */
+    assert_null(sagemem_reader_open(NULL));
     sagemem_reader *reader = open_desc(&desc);
+    assert_failed(SAGEMEM_E_ARGUMENT, "desc is NULL"); /* a success leaves the last error as it was */
     assert_false(sagemem_reader_is_mapped(reader));
     size_t got = 5;
     assert_int_equal(sagemem_read(reader, room, 10, &got), SAGEMEM_E_IO);
@@ -411,7 +413,9 @@ static void mapped_views_stay(void **state) {
         sagemem_reader_desc desc = desc_of(path);
         desc.no_mapping = false;
         desc.read_ahead = ahead;
+        int fd = next_fd();
         sagemem_reader *reader = open_desc(&desc);
+        assert_true(next_fd() <= fd + 1); /* the map's */
         sagemem_heap_stats stats;
         assert_int_equal(sagemem_heap_get_stats(NULL, &stats), SAGEMEM_OK);
         assert_true(stats.mapped >= BYTES);
@@ -704,6 +708,24 @@ static void failures_of_a_source(void **state) {
     assert_int_equal(s.closed, 0);
     assert_int_equal(sagemem_reader_close(reader), SAGEMEM_E_FULL); /* what it says is returned, */
     assert_int_equal(s.closed, 1);                                  /* and it is closed */
+}
+
+static sagemem_status read_endlessly(void *ctx, void *to, size_t size, uint64_t offset, size_t *got) {
+    (void)ctx, (void)offset;
+    *got = size > 3 ? 3 : size;
+    memset(to, 0, *got);
+    return SAGEMEM_OK;
+}
+static void positions_do_not_wrap(void **state) {
+    (void)state;
+    sagemem_input input = {read_endlessly, NULL, NULL, true};
+    sagemem_reader_desc desc = desc_of(NULL);
+    desc.source = &input;
+    sagemem_reader *reader = open_desc(&desc);
+    assert_int_equal(sagemem_read_at(reader, UINT64_MAX - 10, room, 10), SAGEMEM_OK);
+    assert_int_equal(sagemem_read_at(reader, UINT64_MAX - 10, room, 12), SAGEMEM_E_EMPTY);
+    assert_int_equal(sagemem_read_at(reader, UINT64_MAX, room, 2), SAGEMEM_E_EMPTY);
+    well_closed(reader);
 }
 
 static void source_is_closed_once_or_never(void **state) {
@@ -1063,6 +1085,7 @@ int main(void) {
         test(nonblocking_pipe),
         test(fifo_by_its_name),
         test(failures_of_a_source),
+        test(positions_do_not_wrap),
         test(source_is_closed_once_or_never),
         test(reader_belongs_to_its_scope),
         test(ended_foreign_and_null),
