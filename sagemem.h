@@ -269,7 +269,29 @@
  *
  * READERS
  *
- *     (to be written: readers)
+ *     One way to read a file, a pipe, a device or a function of the program's: in order, by sagemem_read (copied) or
+ *     sagemem_read_view (where the bytes lie). Views fit records: a header's size, then as many bytes as it says.
+ *
+ *         regular files               mapped; views point into the map and last until close
+ *         ... smaller than            read with pread into a buffer of buffer_bytes. The position is the reader's own: of a
+ *         map_threshold, or             descriptor that others share, too
+ *         no_mapping, or unmappable
+ *         pipes, sockets, devices     read with read, never more than is there, and only forwards
+ *         sagemem_input               read_fn is called
+ *
+ *     From a buffer, a call is a comparison and a copy, or no copy; a system call comes once in a buffer. A view larger than
+ *     the buffer makes it grow to that size, and it stays so. A read of a buffer or more at once goes past it.
+ *     read_ahead: a thread fills the next buffers meanwhile, which pays where reading waits (disks, networks, decompression
+ *     in read_fn) and costs where it does not. Closing never waits for a silent pipe; it does for a read_fn. Of a mapped file
+ *     the system is asked for the bytes ahead. Memory: buffers * buffer_bytes, all taken when the reader is opened.
+ *     After any failure what was got is good, nothing is lost, and the call can be repeated. The end is no state: a file that
+ *     grows goes on, unless it is mapped.
+ *     Caught: calls on a reader that was closed, or whose scope ended, and by another thread; with Valgrind or AddressSanitizer
+ *     the use of a view that has ended, or past its end (not of mapped files).
+ *     Weak: a mapped file that somebody cuts short is a SIGBUS: for such files no_mapping. A call that waits for bytes holds a
+ *     SAGEMEM_HEAP_SHARED heap, fork included: give that reader a heap of its own. After fork a reader reads on in both
+ *     processes (of a pipe, each byte goes to one of them); but one that reads ahead from anything but a file is the parent's:
+ *     E_BUSY in the child. On Windows a silent pipe is looked at every 5 ms.
  *
  * LIMITS AND PEAKS
  *
@@ -1351,7 +1373,9 @@ typedef struct sagemem_writers_stats {
 SAGEMEM_API sagemem_status sagemem_writers_get_stats(sagemem_writers_stats *out); /* Threads: any */
 
 /* Where bytes come from: read_fn puts up to size bytes of position `offset` on into `to` and says how many, 0 at the end. It is
- * called with increasing offsets without gaps, but for sagemem_read_at if `seekable`. */
+ * called with increasing offsets without gaps, but for sagemem_read_at if `seekable`. A failure has given nothing, whatever *got
+ * is: the same offset is asked for again. With read_ahead it is called by the reader's thread, never by two at once, and must not
+ * use the reader's heap. close_fn is called once, when the reader ends; not if it could not be opened. */
 typedef struct sagemem_input {
     sagemem_status (*read_fn)(void *ctx, void *to, size_t size, uint64_t offset, size_t *got);
     sagemem_status (*close_fn)(void *ctx); /* may be NULL */
@@ -1364,30 +1388,38 @@ typedef struct sagemem_reader_desc {
     const char *path;            /* a file, FIFO or device; */
     int fd_plus_one;             /* or a descriptor + 1, which is duplicated; files are read from their start */
     const sagemem_input *source; /* or own function; the struct is copied */
-    size_t buffer_bytes;         /* [1 MiB] */
-    int buffers;                 /* with read_ahead: this many, one in use, others filled by a thread [3] */
-    bool read_ahead;
-    uint64_t map_threshold; /* files of at least this size are mapped [0: all regular files] */
-    bool no_mapping;        /* read, never map */
+    size_t buffer_bytes;         /* [1 MiB; of a smaller file, what holds it] */
+    int buffers;                 /* with read_ahead: this many, one in use, others filled by a thread; 2 to 1024 [3] */
+    bool read_ahead;             /* of a mapped file: the system is asked for the next buffers * buffer_bytes */
+    uint64_t map_threshold;      /* files of at least this size are mapped [0: all regular files] */
+    bool no_mapping;             /* read, never map */
     sagemem_heap *heap;
     sagemem_tag tag;
 } sagemem_reader_desc;
 
-/* NULL: as for sagemem_map_open. */
+/* NULL: E_ARGUMENT; E_NOT_FOUND no such file; E_IO with os_error (a directory, no permission, ...); E_NOMEM, E_LIMIT. Opening a
+ * FIFO waits for its writer. The reader belongs to the open scope. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_reader *sagemem_reader_open(const sagemem_reader_desc *desc);
-SAGEMEM_API sagemem_status sagemem_reader_get_desc(const sagemem_reader *reader, sagemem_reader_desc *out);
+SAGEMEM_API sagemem_status sagemem_reader_get_desc(const sagemem_reader *reader,
+                                                   sagemem_reader_desc *out); /* buffer_bytes: the largest buffer's present size */
 /* Copies up to size bytes; *got is less only at the end (OK; 0 when nothing is left) or on failure (E_IO, or what the source
- * returned: the bytes got before it are good, and the call can be repeated). got may be NULL: then less than size is E_EMPTY. */
+ * returned: the bytes got before it are good, and the call can be repeated). got may be NULL: then less than size is E_EMPTY, and
+ * what there was is read. A descriptor that does not block and has nothing: E_IO with EAGAIN; with read_ahead it is waited for.
+ * E_BUSY, here and below: the child of a fork, of what was read ahead and is no file. */
 SAGEMEM_API sagemem_status sagemem_read(sagemem_reader *reader, void *to, size_t size, size_t *got);
-/* The next size bytes where they lie, consumed; valid until the next call on the reader (of a mapped file: until close). NULL:
- * E_EMPTY, fewer are left, nothing is consumed; E_IO; E_NOMEM, E_LIMIT when the buffer has to grow for it. */
+/* The next size bytes where they lie, consumed; valid until the next call on the reader (of a mapped file: until close). Any
+ * alignment. NULL: E_EMPTY, fewer are left; E_IO, or what the source returned; E_NOMEM, E_LIMIT when the buffer has to grow for
+ * it. After each of them nothing is consumed. */
 SAGEMEM_API const void *sagemem_read_view(sagemem_reader *reader, size_t size);
-/* Copies size bytes of an absolute position without moving the reader. E_UNSUPPORTED: a pipe or a source that cannot seek.
- * E_EMPTY: past the end. */
+/* Copies size bytes of an absolute position without moving the reader. E_UNSUPPORTED: a pipe or device, or a source that cannot
+ * seek. E_EMPTY: past the end. After a failure `to` is undefined. */
 SAGEMEM_API sagemem_status sagemem_read_at(sagemem_reader *reader, uint64_t offset, void *to, size_t size);
-SAGEMEM_API sagemem_status sagemem_reader_skip(sagemem_reader *reader, uint64_t size); /* E_EMPTY: fewer are left, all skipped */
-SAGEMEM_API uint64_t sagemem_reader_position(const sagemem_reader *reader);            /* bytes consumed so far */
-SAGEMEM_API uint64_t sagemem_reader_size(const sagemem_reader *reader); /* of a file; UINT64_MAX: unknown until the end */
+/* Passes over size bytes: files without reading them. E_EMPTY: fewer are left, all skipped. After another failure those before it
+ * are skipped: sagemem_reader_position. */
+SAGEMEM_API sagemem_status sagemem_reader_skip(sagemem_reader *reader, uint64_t size);
+SAGEMEM_API uint64_t sagemem_reader_position(const sagemem_reader *reader); /* bytes consumed so far */
+/* Of a file: what the system says now (0 for those of /proc); mapped: when it was. UINT64_MAX: unknown until the end. */
+SAGEMEM_API uint64_t sagemem_reader_size(const sagemem_reader *reader);
 SAGEMEM_API bool sagemem_reader_is_mapped(const sagemem_reader *reader);
 SAGEMEM_API sagemem_status
 sagemem_reader_close(sagemem_reader *reader); /* NULL is fine; what close_fn returned, closed all the same */
@@ -1476,6 +1508,7 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 #endif
 #else
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -1485,6 +1518,7 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #endif
 #if !defined(MAP_ANONYMOUS) && defined(MAP_ANON)
@@ -1811,6 +1845,8 @@ SMI_FOR_LAYERS const char *smi_os_error_text(int error) {
 }
 SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND; }
 SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ERROR_NOT_ENOUGH_MEMORY || error == ERROR_OUTOFMEMORY; }
+SMI_FOR_LAYERS bool smi_os_is_again(int error) { return error == ERROR_NO_DATA; }
+SMI_FOR_LAYERS int smi_os_directory_error(void) { return ERROR_DIRECTORY; }
 SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
     static const DWORD access[] = {GENERIC_READ, GENERIC_READ | GENERIC_WRITE, GENERIC_READ | GENERIC_WRITE,
                                    GENERIC_READ | GENERIC_WRITE, GENERIC_READ | GENERIC_WRITE};
@@ -1886,6 +1922,24 @@ SMI_FOR_LAYERS bool smi_os_read(smi_os_handle handle, void *to, size_t size, siz
         ReadFile(handle, to, (DWORD)(size < SMI_OS_IO_MAX ? size : SMI_OS_IO_MAX), &n, NULL) || GetLastError() == ERROR_BROKEN_PIPE;
     *got = n;
     return ok;
+}
+typedef struct smi_os_bell {
+    HANDLE event;
+} smi_os_bell;
+SMI_FOR_LAYERS bool smi_os_bell_make(smi_os_bell *bell) {
+    if (smi_os_file_fails()) return false;
+    bell->event = CreateEventA(NULL, TRUE, FALSE, NULL);
+    return bell->event != NULL;
+}
+SMI_FOR_LAYERS void smi_os_bell_ring(const smi_os_bell *bell) { SetEvent(bell->event); }
+SMI_FOR_LAYERS void smi_os_bell_close(const smi_os_bell *bell) { CloseHandle(bell->event); }
+/* Pipes cannot be waited for together with an event: they are looked at every 5 ms. */
+SMI_FOR_LAYERS bool smi_os_wait_readable(smi_os_handle handle, const smi_os_bell *bell) {
+    DWORD available = 0;
+    do {
+        if (!PeekNamedPipe(handle, NULL, 0, NULL, &available, NULL) || available > 0) return true; /* no pipe, ended, or ready */
+    } while (WaitForSingleObject(bell->event, 5) == WAIT_TIMEOUT);
+    return false;
 }
 SMI_FOR_LAYERS bool smi_os_write_at(smi_os_handle handle, const void *data, size_t size, uint64_t offset, size_t *put) {
     DWORD n = 0;
@@ -2252,6 +2306,8 @@ SMI_FOR_LAYERS bool smi_os_file_fails(void) {
 SMI_FOR_LAYERS const char *smi_os_error_text(int error) { return strerror(error); }
 SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ENOENT || error == ENOTDIR; }
 SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ENOMEM; }
+SMI_FOR_LAYERS bool smi_os_is_again(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
+SMI_FOR_LAYERS int smi_os_directory_error(void) { return EISDIR; }
 SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
     static const int flags[] = {O_RDONLY, O_RDWR, O_WRONLY | O_CREAT, O_WRONLY | O_CREAT | O_TRUNC, O_WRONLY | O_CREAT | O_EXCL};
     if (smi_os_file_fails()) return false;
@@ -2341,6 +2397,47 @@ SMI_FOR_LAYERS bool smi_os_read(smi_os_handle handle, void *to, size_t size, siz
     while (n < 0 && errno == EINTR);
     if (n > 0) *got = (size_t)n;
     return n >= 0;
+}
+/* What ends a wait for input in another thread. Rung once, it is heard for ever. */
+typedef struct smi_os_bell {
+    int hear, ring;
+} smi_os_bell;
+SMI_FOR_LAYERS bool smi_os_bell_make(smi_os_bell *bell) {
+    if (smi_os_file_fails()) return false;
+#ifdef __linux__
+    bell->hear = bell->ring = eventfd(0, EFD_CLOEXEC);
+    return bell->hear >= 0;
+#else
+    int ends[2];
+    if (pipe(ends) != 0) return false;
+    bell->hear = ends[0];
+    bell->ring = ends[1];
+    fcntl(bell->hear, F_SETFD, FD_CLOEXEC);
+    fcntl(bell->ring, F_SETFD, FD_CLOEXEC);
+    return true;
+#endif
+}
+SMI_FOR_LAYERS void smi_os_bell_ring(const smi_os_bell *bell) {
+    uint64_t one = 1; /* what an eventfd wants; a pipe takes it as well */
+    ssize_t n;
+    do n = write(bell->ring, &one, sizeof one);
+    while (n < 0 && errno == EINTR);
+}
+SMI_FOR_LAYERS void smi_os_bell_close(const smi_os_bell *bell) {
+    close(bell->hear);
+    if (bell->ring != bell->hear) close(bell->ring);
+}
+/* Waits until a read would not wait (bytes, the end, or an error that it will tell): true; or until the bell rings: false. */
+SMI_FOR_LAYERS bool smi_os_wait_readable(smi_os_handle handle, const smi_os_bell *bell) {
+    struct pollfd wait[2];
+    memset(wait, 0, sizeof wait);
+    wait[0].fd = handle;
+    wait[1].fd = bell->hear;
+    wait[0].events = wait[1].events = POLLIN;
+    int n;
+    do n = poll(wait, 2, -1);
+    while (n < 0 && errno == EINTR);
+    return n < 0 || wait[1].revents == 0;
 }
 /* *put may be less than size: the caller goes on behind it, and meets the reason. */
 SMI_FOR_LAYERS bool smi_os_write_at(smi_os_handle handle, const void *data, size_t size, uint64_t offset, size_t *put) {
@@ -10734,7 +10831,837 @@ SAGEMEM_API sagemem_status sagemem_map_refresh(sagemem_map *map) {
 
 /* -- Writers ----------------------------------------------------------------------------------------------------- */
 
-/* -- Readers ----------------------------------------------------------------------------------------------------- */
+/* -- Readers -----------------------------------------------------------------------------------------------------
+ *    A reader sees its input through a window of bytes that lie ready: the short path of every call is one comparison, and
+ *    the copy. What comes behind it:
+ *
+ *        consumed | at ... window ... end | rest ... rest_end | what the input gives next
+ *                                         ^ offset
+ *
+ *    map        the window is the file. With read_ahead it is widened in steps, and the system asked for the step after
+ *    file       pread, into `buffer` or straight to the caller: a descriptor's own position is neither used nor moved
+ *    stream     read: pipes, sockets, devices
+ *    source     the program's function
+ *
+ *    With read_ahead a thread fills a ring of buffers; number n lies in ring[n % count]:
+ *
+ *        released <= taken <= filled <= released + count
+ *
+ *    released ... taken are the caller's (window and rest are parts of the last one), taken ... filled lie ready, and the thread
+ *    fills number `filled`. It stops at the end and at a failure (`halted`), and goes on when it is asked again. A view that
+ *    reaches over the end of a buffer is put together in `buffer`, which grows to the largest view.
+ *
+ *    Where a tool watches, buffers are shut to the program but for the last view, from its call to the next. */
+
+enum {
+    SMI_READER_BYTES = 1 << 20,
+    SMI_READER_STEP = 1 << 16, /* buffers grow in such steps, and those of small files are no smaller */
+    SMI_READER_BUFFERS_MAX = 1024
+};
+
+/* Where bytes come from: up to size bytes from `offset` on; *got 0: the end. A failure has given none, and can be repeated. */
+typedef struct smi_reader_input {
+    sagemem_status (*fetch_fn)(sagemem_reader *r, void *to, size_t size, uint64_t offset, size_t *got, const char *call);
+    bool any_offset; /* else only the next one */
+    bool is_file;    /* whose size the system tells */
+    bool waits;      /* for somebody else to write */
+} smi_reader_input;
+
+typedef struct smi_reader_buffer {
+    char *data;
+    size_t size; /* bytes filled */
+} smi_reader_buffer;
+
+/* Reading ahead. What both threads touch is under `lock`, but for the buffers: each is one side's. */
+typedef struct smi_reader_ahead {
+    smi_os_thread thread;
+    smi_lock lock, calls; /* calls: one call of a source at a time */
+    smi_condition changed;
+    smi_os_bell bell; /* ends the thread's wait for a stream */
+    smi_reader_buffer *ring;
+    uint32_t count, made;  /* of the ring; buffers that it has */
+    bool started, runs;    /* in this process: a child of fork has no such thread; caller's */
+    bool rings;            /* there is a bell; caller's */
+    bool quits;            /* the thread is to end */
+    bool halted, told;     /* the thread met the end or a failure; the caller knows of the failure */
+    sagemem_status status; /* OK: the end */
+    sagemem_error error;   /* of the thread */
+    uint64_t released, taken, filled;
+    uint64_t next_offset; /* where the thread reads next */
+    uint64_t seeks;       /* how often next_offset was changed by the caller: what was being read then is dropped */
+} smi_reader_ahead;
+
+struct sagemem_reader {
+    smi_object object;
+    const char *at, *end;
+    uint64_t offset;
+    const char *rest, *rest_end;
+    char *buffer; /* the reader's own */
+    size_t capacity;
+    const smi_reader_input *input;
+    smi_os_handle handle;
+    sagemem_map *map;
+    sagemem_input source;
+    char *path; /* NULL: a descriptor or a source */
+    size_t path_bytes;
+    uint64_t file_size; /* when it was opened */
+    uint64_t end_found; /* where a stream or source ended; UINT64_MAX: not yet */
+    uint64_t asked;     /* of a map: the system was asked for the bytes in front of this */
+    bool opened;        /* completely: from now on the source is closed at the end */
+    const char *shown;  /* watched: the last view, */
+    size_t shown_bytes; /* and its size */
+    uint32_t forks;
+    sagemem_reader_desc desc;
+    smi_reader_ahead ahead;
+};
+
+/* -- What a tool that watches may see -- */
+
+/* Of every buffer that is the caller's, while the library works on them, and after. */
+static void smi_reader_watch(const sagemem_reader *r, bool open) {
+    if (!smi_watched) return;
+    void (*watch)(const void *at, size_t size) = open ? smi_watch_open : smi_watch_shut;
+    if (r->buffer != NULL) watch(r->buffer, r->capacity);
+    for (uint64_t n = r->ahead.released; n < r->ahead.taken; n++)
+        watch(r->ahead.ring[n % r->ahead.count].data, r->desc.buffer_bytes);
+}
+/* A view ends with the next call. AddressSanitizer knows memory by eights: the part of one that lies in front was consumed. */
+static void smi_reader_hide(sagemem_reader *r) {
+    if (r->shown == NULL) return;
+    size_t in_front = (uintptr_t)r->shown & 7;
+    smi_watch_shut(r->shown - in_front, r->shown_bytes + in_front);
+    r->shown = NULL;
+}
+static void smi_reader_show(sagemem_reader *r, const char *view, size_t size) {
+    if (!smi_watched || r->map != NULL || size == 0) return;
+    smi_watch_open(view, size);
+    r->shown = view;
+    r->shown_bytes = size;
+}
+
+/* Consumes up to size bytes of the window. */
+static size_t smi_reader_copy(sagemem_reader *r, char *to, size_t size) {
+    size_t n = (size_t)(r->end - r->at) < size ? (size_t)(r->end - r->at) : size;
+    if (n == 0) return 0;
+    smi_reader_show(r, r->at, n);
+    memcpy(to, r->at, n);
+    smi_reader_hide(r);
+    r->at += n;
+    return n;
+}
+
+/* -- Inputs -- */
+
+static sagemem_status smi_reader_fetch_map(sagemem_reader *r, void *to, size_t size, uint64_t offset, size_t *got,
+                                           const char *call) {
+    (void)call;
+    uint64_t all = r->file_size, left = offset < all ? all - offset : 0;
+    *got = left < size ? (size_t)left : size;
+    if (*got > 0) memcpy(to, (const char *)sagemem_map_data(r->map) + (size_t)offset, *got);
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_reader_fetch_file(sagemem_reader *r, void *to, size_t size, uint64_t offset, size_t *got,
+                                            const char *call) {
+    *got = 0;
+    if (offset > (uint64_t)INT64_MAX - SMI_OS_IO_MAX) return SAGEMEM_OK; /* no file goes as far */
+    if (smi_os_read_at(r->handle, to, size, offset, got)) return SAGEMEM_OK;
+    return smi_fail_file(call, r->path, "the call can be repeated", "reading at byte %llu failed", (unsigned long long)offset);
+}
+
+static sagemem_status smi_reader_fetch_stream(sagemem_reader *r, void *to, size_t size, uint64_t offset, size_t *got,
+                                              const char *call) {
+    if (smi_os_read(r->handle, to, size, got)) return SAGEMEM_OK;
+    return smi_fail_file(call, r->path,
+                         smi_os_is_again(smi_os_error()) ? "wait for it with poll and repeat the call" : "the call can be repeated",
+                         "reading at byte %llu failed", (unsigned long long)offset);
+}
+
+/* The program's function may use the library: what it left as the last error is its reason, if the statuses agree. */
+static sagemem_status smi_reader_fetch_source(sagemem_reader *r, void *to, size_t size, uint64_t offset, size_t *got,
+                                              const char *call) {
+    sagemem_error before = smi_mine.error;
+    smi_mine.error.status = SAGEMEM_OK;
+    *got = 0;
+    if (r->ahead.runs) smi_lock_take(&r->ahead.calls);
+    sagemem_status status = r->source.read_fn(r->source.ctx, to, size, offset, got);
+    if (r->ahead.runs) smi_lock_give(&r->ahead.calls);
+    size_t said = *got;
+    if (status == SAGEMEM_OK && said <= size) {
+        smi_mine.error = before;
+        return SAGEMEM_OK;
+    }
+    *got = 0;
+    if (status == SAGEMEM_OK)
+        return smi_fail(SAGEMEM_E_CORRUPT, 0, call,
+                        "the source's read_fn says it put %zu bytes where %zu were wanted, at byte %llu; it must not put more",
+                        said, size, (unsigned long long)offset);
+    if (smi_mine.error.status != status)
+        smi_fail(status, 0, call, "the source's read_fn returned %s at byte %llu; the call can be repeated",
+                 sagemem_status_name(status), (unsigned long long)offset);
+    return status;
+}
+
+static const smi_reader_input smi_reader_from_map = {smi_reader_fetch_map, true, false, false};
+static const smi_reader_input smi_reader_from_file = {smi_reader_fetch_file, true, true, false};
+static const smi_reader_input smi_reader_from_stream = {smi_reader_fetch_stream, false, false, true};
+static const smi_reader_input smi_reader_from_source = {smi_reader_fetch_source, false, false, false};
+static const smi_reader_input smi_reader_from_seekable = {smi_reader_fetch_source, true, false, false};
+
+/* -- Reading ahead -- */
+
+/* One read of the thread. A stream is waited for in a way that closing the reader can end. */
+static sagemem_status smi_reader_fetch_ahead(sagemem_reader *r, void *to, uint64_t offset, size_t *got) {
+    const char *call = "sagemem_read";
+    sagemem_status status;
+    do {
+        *got = 0;
+        if (r->input->waits && !smi_os_wait_readable(r->handle, &r->ahead.bell)) return SAGEMEM_OK;
+        status = r->input->fetch_fn(r, to, r->desc.buffer_bytes, offset, got, call);
+    } while (r->input->waits && status == SAGEMEM_E_IO && smi_os_is_again(smi_mine.error.os_error));
+    return status;
+}
+
+static void smi_reader_main(void *ctx) {
+    sagemem_reader *r = (sagemem_reader *)ctx;
+    smi_reader_ahead *a = &r->ahead;
+    smi_lock_take(&a->lock);
+    while (!a->quits) {
+        if (a->halted || a->filled - a->released == a->count) {
+            smi_condition_wait(&a->changed, &a->lock);
+            continue;
+        }
+        smi_reader_buffer *b = &a->ring[a->filled % a->count];
+        uint64_t offset = a->next_offset, seeks = a->seeks;
+        smi_lock_give(&a->lock);
+        size_t got;
+        sagemem_status status = smi_reader_fetch_ahead(r, b->data, offset, &got);
+        smi_lock_take(&a->lock);
+        if (seeks != a->seeks) continue;
+        b->size = got;
+        a->next_offset += got;
+        if (got > 0) {
+            a->filled++;
+        } else {
+            a->halted = true;
+            a->told = false;
+            a->status = status;
+            if (status != SAGEMEM_OK) a->error = smi_mine.error;
+        }
+        smi_condition_wake_all(&a->changed);
+    }
+    smi_lock_give(&a->lock);
+}
+
+/* The buffers in front of that number are the thread's again. Under the lock. */
+static void smi_reader_release(smi_reader_ahead *a, uint64_t up_to) {
+    if (a->released == up_to) return;
+    a->released = up_to;
+    smi_condition_wake_all(&a->changed);
+}
+
+/* The next buffer as the rest; OK without a rest: the end. What the thread met earlier is old news: at the end it looks again,
+ * and after a failure that was told, too. */
+static sagemem_status smi_reader_take(sagemem_reader *r, const char *call) {
+    smi_reader_ahead *a = &r->ahead;
+    sagemem_status status = SAGEMEM_OK;
+    r->rest = r->rest_end = "";
+    smi_lock_take(&a->lock);
+    smi_reader_release(a, a->taken);
+    for (bool asked = false;;) {
+        if (a->taken < a->filled) {
+            const smi_reader_buffer *b = &a->ring[a->taken++ % a->count];
+            r->rest = b->data;
+            r->rest_end = b->data + b->size;
+            break;
+        }
+        if (a->halted && a->status != SAGEMEM_OK && !a->told) {
+            a->told = true;
+            status = a->status;
+            smi_mine.error = a->error;
+            smi_mine.error.call = call;
+            break;
+        }
+        if (a->halted && asked) break;
+        if (a->halted) {
+            asked = true;
+            a->halted = false;
+            smi_condition_wake_all(&a->changed);
+        }
+        smi_condition_wait(&a->changed, &a->lock);
+    }
+    smi_lock_give(&a->lock);
+    return status;
+}
+
+/* Drops what was read ahead; the thread goes on at that offset. */
+static void smi_reader_seek_ahead(sagemem_reader *r, uint64_t offset) {
+    smi_reader_ahead *a = &r->ahead;
+    smi_lock_take(&a->lock);
+    a->seeks++;
+    a->next_offset = offset;
+    a->halted = false;
+    a->taken = a->filled;
+    smi_reader_release(a, a->filled);
+    smi_condition_wake_all(&a->changed);
+    smi_lock_give(&a->lock);
+}
+
+/* In the child of a fork there is no thread. A file is read without it from where the caller is; elsewhere, bytes that are the
+ * parent's would be missing. */
+static sagemem_status smi_reader_parted(sagemem_reader *r, const char *call) {
+    if (SMI_LIKELY(!r->ahead.runs || r->forks == smi_os_forks)) return SAGEMEM_OK;
+    if (!r->input->is_file)
+        return smi_fail(
+            SAGEMEM_E_BUSY, 0, call,
+            "the reader read ahead when the process forked: what comes next is the parent's; open a reader in the child, "
+            "or read without read_ahead");
+    r->ahead.runs = false;
+    return SAGEMEM_OK;
+}
+
+/* -- The window -- */
+
+/* size bytes more of a map, or what there is; the system is asked for those after. */
+static void smi_reader_widen(sagemem_reader *r, uint64_t size) {
+    uint64_t left = (uint64_t)(r->rest_end - r->end);
+    if (size < r->desc.buffer_bytes) size = r->desc.buffer_bytes;
+    if (size > left) size = left;
+    r->end += size;
+    r->offset += size;
+    r->rest = r->end;
+    uint64_t from = r->asked > r->offset ? r->asked : r->offset;
+    r->asked = r->offset + (uint64_t)r->desc.buffer_bytes * (uint64_t)r->desc.buffers;
+    if (r->rest == r->rest_end || r->asked <= from) return;
+    sagemem_error before = smi_mine.error;
+    (void)sagemem_map_prefetch(r->map, from, r->asked - from); /* a wish */
+    smi_mine.error = before;
+}
+
+/* The own buffer has room for size bytes, and holds the window at its front. */
+static sagemem_status smi_reader_room(sagemem_reader *r, size_t size, const char *call) {
+    size_t held = (size_t)(r->end - r->at);
+    bool own = r->buffer != NULL && (uintptr_t)r->at - (uintptr_t)r->buffer < r->capacity;
+    if (held > 0 && own) memmove(r->buffer, r->at, held);
+    if (own) {
+        r->at = r->buffer;
+        r->end = r->buffer + held;
+    }
+    if (size > r->capacity) {
+        size_t bytes;
+        if (__builtin_add_overflow(size, (size_t)SMI_READER_STEP - 1, &bytes)) bytes = size;
+        else bytes -= bytes % SMI_READER_STEP;
+        char *grown = (char *)(r->buffer == NULL ? smi_object_alloc(&r->object, 64, bytes, r->desc.tag, false, call)
+                                                 : smi_realloc(r->buffer, bytes, SAGEMEM_TAG_SAME, smi_nowhere, call));
+        if (grown == NULL) return smi_mine.error.status;
+        r->buffer = grown;
+        r->capacity = bytes;
+    }
+    if (held > 0 && !own) memcpy(r->buffer, r->at, held);
+    r->at = r->buffer;
+    r->end = r->buffer + held;
+    return SAGEMEM_OK;
+}
+
+/* Puts bytes that come after the window at `to`: at most `least` of those that lie ready, so that the others can be used where
+ * they are; else `most` from the input. *got 0: the end. */
+static sagemem_status smi_reader_bring(sagemem_reader *r, char *to, size_t least, size_t most, size_t *got, const char *call) {
+    sagemem_status status = SAGEMEM_OK;
+    *got = 0;
+    if (r->rest == r->rest_end && r->ahead.runs) status = smi_reader_take(r, call);
+    if (r->rest < r->rest_end) {
+        *got = (size_t)(r->rest_end - r->rest) < least ? (size_t)(r->rest_end - r->rest) : least;
+        memcpy(to, r->rest, *got);
+        r->rest += *got;
+    } else if (!r->ahead.runs) {
+        status = r->input->fetch_fn(r, to, most, r->offset, got, call);
+    }
+    r->offset += *got;
+    if (status == SAGEMEM_OK) r->end_found = *got == 0 ? r->offset : UINT64_MAX;
+    return status;
+}
+
+/* The window is empty: it gets bytes, of a map at least `size` if it has them. OK with an empty window: the end. */
+static sagemem_status smi_reader_next(sagemem_reader *r, uint64_t size, const char *call) {
+    sagemem_status status = SAGEMEM_OK;
+    if (r->map != NULL) {
+        smi_reader_widen(r, size);
+        return status;
+    }
+    r->at = r->end = r->buffer != NULL ? r->buffer : "";
+    if (r->rest == r->rest_end && r->ahead.runs) status = smi_reader_take(r, call);
+    if (r->rest < r->rest_end) {
+        r->at = r->rest;
+        r->end = r->rest = r->rest_end;
+        r->offset += (uint64_t)(r->end - r->at);
+        r->end_found = UINT64_MAX;
+        return status;
+    }
+    if (r->ahead.runs) {
+        if (status == SAGEMEM_OK) r->end_found = r->offset;
+        return status;
+    }
+    size_t got;
+    if (r->capacity == 0) status = smi_reader_room(r, r->desc.buffer_bytes, call); /* it read ahead before a fork */
+    if (status != SAGEMEM_OK) return status;
+    status = smi_reader_bring(r, r->buffer, r->capacity, r->capacity, &got, call);
+    r->end += got;
+    return status;
+}
+
+/* Far more is wanted than a file has: the buffer need not grow to find out. Files whose size the system does not know say 0. */
+static bool smi_reader_too_short(const sagemem_reader *r, size_t size) {
+    smi_os_info info;
+    uint64_t position = r->offset - (uint64_t)(r->end - r->at);
+    return size > r->capacity && r->input->is_file && smi_os_info_of(r->handle, &info) && info.size > 0 &&
+           (info.size < position || info.size - position < size);
+}
+
+/* The window has size bytes or more; E_EMPTY: the input has not, and nothing is lost. */
+static sagemem_status smi_reader_fill(sagemem_reader *r, size_t size, const char *call) {
+    sagemem_status status = SAGEMEM_OK;
+    if (r->map != NULL) smi_reader_widen(r, size - (size_t)(r->end - r->at));
+    else if (r->at == r->end && (r->ahead.runs || r->rest < r->rest_end)) status = smi_reader_next(r, size, call);
+    if (status != SAGEMEM_OK || size <= (size_t)(r->end - r->at)) return status;
+    if (r->map == NULL && !smi_reader_too_short(r, size)) {
+        status = smi_reader_room(r, size, call);
+        while (status == SAGEMEM_OK && (size_t)(r->end - r->at) < size) {
+            size_t held = (size_t)(r->end - r->at), got;
+            status = smi_reader_bring(r, r->buffer + held, size - held, r->capacity - held, &got, call);
+            r->end += got;
+            if (got == 0) break;
+        }
+        if (status != SAGEMEM_OK || size <= (size_t)(r->end - r->at)) return status;
+    }
+    return smi_fail(SAGEMEM_E_EMPTY, 0, call, "%zu bytes are wanted at byte %llu, and %zu are left; read those, or ask for fewer",
+                    size, (unsigned long long)(r->offset - (uint64_t)(r->end - r->at)), (size_t)(r->end - r->at));
+}
+
+/* Reads behind the short path. With an empty buffer, what would fill it goes straight to the caller. */
+static sagemem_status smi_reader_read(sagemem_reader *r, char *to, size_t size, size_t *got, const char *call) {
+    sagemem_status status = SAGEMEM_OK;
+    if (to == NULL && size > 0) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "to is NULL: pass memory for %zu bytes", size);
+    for (;;) {
+        *got += smi_reader_copy(r, to + *got, size - *got);
+        size_t want = size - *got, n = 0;
+        if (want == 0) return SAGEMEM_OK;
+        status = smi_reader_parted(r, call);
+        if (status != SAGEMEM_OK) return status;
+        if (r->map == NULL && !r->ahead.runs && r->rest == r->rest_end && want >= r->capacity && r->capacity > 0) {
+            status = smi_reader_bring(r, to + *got, want, want, &n, call);
+            *got += n;
+            if (n == 0) return status;
+        } else {
+            smi_reader_watch(r, true);
+            status = smi_reader_next(r, want, call);
+            smi_reader_watch(r, false);
+            if (status != SAGEMEM_OK || r->at == r->end) return status;
+        }
+    }
+}
+
+/* How many of the next size bytes of a file were passed over without reading. The window is empty. What the system does not
+ * know of is left to be read, and so is what the thread is about to read. */
+static uint64_t smi_reader_jump(sagemem_reader *r, uint64_t size) {
+    smi_os_info info;
+    if (!r->input->is_file || !smi_os_info_of(r->handle, &info) || info.size <= r->offset) return 0;
+    if (size > info.size - r->offset) size = info.size - r->offset;
+    if (r->ahead.runs && size <= (uint64_t)r->ahead.count * r->desc.buffer_bytes) return 0;
+    r->at = r->end = r->rest = r->rest_end = "";
+    r->offset += size;
+    if (r->ahead.runs) smi_reader_seek_ahead(r, r->offset);
+    return size;
+}
+
+static sagemem_status smi_reader_skip(sagemem_reader *r, uint64_t size, const char *call) {
+    for (bool jumped = false;; jumped = true) {
+        uint64_t window = (uint64_t)(r->end - r->at), n = window < size ? window : size;
+        r->at += (size_t)n;
+        size -= n;
+        if (size > 0 && !jumped) size -= smi_reader_jump(r, size);
+        if (size == 0) return SAGEMEM_OK;
+        sagemem_status status = smi_reader_next(r, size, call);
+        if (status != SAGEMEM_OK) return status;
+        if (r->at == r->end)
+            return smi_fail(SAGEMEM_E_EMPTY, 0, call, "the input ends at byte %llu, %llu before what was to be skipped",
+                            (unsigned long long)r->offset, (unsigned long long)size);
+    }
+}
+
+/* -- Opening and ending -- */
+
+static void smi_reader_ahead_end(sagemem_reader *r) {
+    smi_reader_ahead *a = &r->ahead;
+    bool here = a->started && r->forks == smi_os_forks;
+    if (here) {
+        smi_lock_take(&a->lock);
+        a->quits = true;
+        a->seeks++; /* what it reads now is nobody's */
+        smi_condition_wake_all(&a->changed);
+        smi_lock_give(&a->lock);
+        if (a->rings) smi_os_bell_ring(&a->bell);
+        smi_os_thread_join(&a->thread);
+        smi_condition_deinit(&a->changed);
+    }
+    a->runs = a->started = false;
+    if (a->rings) smi_os_bell_close(&a->bell);
+    a->rings = false;
+    for (uint32_t i = 0; i < a->made; i++) {
+        smi_watch_open(a->ring[i].data, r->desc.buffer_bytes);
+        smi_free(a->ring[i].data, smi_nowhere, "sagemem_reader_close");
+    }
+    if (a->ring != NULL) smi_meta_free(a->ring, a->count * sizeof *a->ring);
+    a->ring = NULL;
+    a->made = 0;
+}
+
+/* Gives back all but the structure; a second time, nothing. Returns what the source said. */
+static sagemem_status smi_reader_finish(sagemem_reader *r) {
+    const char *call = "sagemem_reader_close";
+    smi_reader_ahead_end(r);
+    if (r->buffer != NULL) {
+        smi_watch_open(r->buffer, r->capacity);
+        smi_free(r->buffer, smi_nowhere, call);
+    }
+    if (r->map != NULL) (void)sagemem_map_close(r->map); /* nothing was written that could be lost */
+    if (r->handle != smi_os_no_handle()) (void)smi_os_close(r->handle);
+    if (r->path != NULL) smi_meta_free(r->path, r->path_bytes);
+    r->buffer = r->path = NULL;
+    r->map = NULL;
+    r->handle = smi_os_no_handle();
+    bool closes = r->opened && r->source.close_fn != NULL;
+    r->opened = false;
+    return closes ? r->source.close_fn(r->source.ctx) : SAGEMEM_OK;
+}
+
+static void smi_reader_end(smi_object *o) {
+    sagemem_status status = smi_reader_finish((sagemem_reader *)o);
+    if (status != SAGEMEM_OK)
+        smi_log(SAGEMEM_LOG_WARNING, "a reader ended with its scope or heap, and its source's close_fn returned %s",
+                sagemem_status_name(status));
+}
+
+static size_t smi_reader_check(const smi_object *o, const char *call) {
+    const sagemem_reader *r = (const sagemem_reader *)o;
+    const smi_reader_ahead *a = &r->ahead;
+    const char *of = r->path != NULL ? r->path : "a descriptor or source";
+    size_t damaged = 0;
+    if (r->at > r->end || r->rest > r->rest_end || (uint64_t)(r->end - r->at) > r->offset) {
+        smi_log(SAGEMEM_LOG_ERROR, "%s: the reader of %s has a window that ends before it begins", call, of);
+        damaged++;
+    }
+    if (a->taken < a->released || a->taken - a->released > a->count) { /* the caller's side, which needs no lock */
+        smi_log(SAGEMEM_LOG_ERROR, "%s: the reader of %s has taken %llu buffers and given back %llu", call, of,
+                (unsigned long long)a->taken, (unsigned long long)a->released);
+        damaged++;
+    }
+    return damaged;
+}
+
+static const smi_object_kind smi_reader_kind = {"reader", sizeof(struct sagemem_reader), smi_reader_end, smi_reader_check};
+
+static sagemem_status smi_reader_refuse(const sagemem_reader_desc *desc, const char *call) {
+    if (desc == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "desc is NULL: it says what to read");
+    int given = (desc->path != NULL) + (desc->fd_plus_one != 0) + (desc->source != NULL);
+    if (given != 1) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%d of path, fd_plus_one and source are given; give one", given);
+    if (desc->fd_plus_one < 0)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "fd_plus_one is %d; pass a descriptor + 1", desc->fd_plus_one);
+    if (desc->source != NULL && desc->source->read_fn == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the source's read_fn is NULL: pass the function that reads");
+    if (desc->buffers < 0 || desc->buffers > SMI_READER_BUFFERS_MAX || (desc->buffers == 1 && desc->read_ahead))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%d buffers; reading ahead takes 2 to %d, 0 means 3", desc->buffers,
+                        SMI_READER_BUFFERS_MAX);
+    if (desc->tag > SAGEMEM_TAG_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", desc->tag,
+                        SAGEMEM_TAG_USER_MAX);
+    return SAGEMEM_OK;
+}
+
+/* What is to be read. The handle is open, unless it is a source. */
+typedef struct smi_reader_found {
+    const smi_reader_input *input;
+    smi_os_handle handle;
+    smi_os_info info;
+    sagemem_map *map;
+} smi_reader_found;
+
+static sagemem_status smi_reader_find(const sagemem_reader_desc *desc, smi_reader_found *f, const char *call) {
+    memset(f, 0, sizeof *f);
+    f->handle = smi_os_no_handle();
+    if (desc->source != NULL) {
+        f->input = desc->source->seekable ? &smi_reader_from_seekable : &smi_reader_from_source;
+        return SAGEMEM_OK;
+    }
+    if (!(desc->path != NULL ? smi_os_open(&f->handle, desc->path, SMI_OS_READ, 0)
+                             : smi_os_duplicate(&f->handle, desc->fd_plus_one - 1))) {
+        f->handle = smi_os_no_handle();
+        return smi_fail_file(call, desc->path, "name a file that can be read", "opening failed");
+    }
+    sagemem_status status = SAGEMEM_OK;
+    if (!smi_os_info_of(f->handle, &f->info))
+        status = smi_fail_file(call, desc->path, "the call can be repeated", "looking at it failed");
+    else if (f->info.directory)
+        status = smi_fail(SAGEMEM_E_IO, smi_os_directory_error(), call, "%.90s is a directory; name a file",
+                          desc->path != NULL ? desc->path : "the descriptor");
+    f->input = f->info.regular ? &smi_reader_from_file : &smi_reader_from_stream;
+    if (status != SAGEMEM_OK) (void)smi_os_close(f->handle);
+    return status;
+}
+
+/* Files that the system knows the size of are mapped, if that works; the map is older than the reader, which closes it. */
+static void smi_reader_map(const sagemem_reader_desc *desc, smi_reader_found *f, smi_domain *h) {
+    if (!f->info.regular || desc->no_mapping || f->info.size == 0 || f->info.size < desc->map_threshold) return;
+    sagemem_map_desc m;
+    memset(&m, 0, sizeof m);
+    m.path = desc->path;
+    m.fd_plus_one = desc->fd_plus_one;
+    m.access = SAGEMEM_ACCESS_SEQUENTIAL;
+    m.no_fallback = true;
+    m.heap = h;
+    m.tag = desc->tag;
+    sagemem_error before = smi_mine.error;
+    f->map = sagemem_map_open(&m);
+    if (f->map == NULL) smi_mine.error = before;
+}
+
+static bool smi_reader_ahead_begin(sagemem_reader *r, const char *call) {
+    smi_reader_ahead *a = &r->ahead;
+    a->count = (uint32_t)r->desc.buffers;
+    a->ring = (smi_reader_buffer *)smi_meta_alloc(a->count * sizeof *a->ring);
+    if (a->ring == NULL) return false;
+    for (; a->made < a->count; a->made++) {
+        a->ring[a->made].data = (char *)smi_object_alloc(&r->object, 64, r->desc.buffer_bytes, r->desc.tag, false, call);
+        if (a->ring[a->made].data == NULL) return false;
+    }
+    smi_lock_init(&a->lock);
+    smi_lock_init(&a->calls);
+    if (r->input->waits && !(a->rings = smi_os_bell_make(&a->bell))) {
+        smi_fail_file(call, r->path, "close files, or read without read_ahead", "no event to wait with");
+        return false;
+    }
+    smi_condition_init(&a->changed);
+    a->runs = a->started = true;
+    if (smi_os_thread_start(&a->thread, smi_reader_main, r)) return true;
+    smi_fail(SAGEMEM_E_NOMEM, smi_os_error(), call, "no thread could be started (%s); end others, or read without read_ahead",
+             smi_os_error_text(smi_os_error()));
+    a->runs = a->started = false;
+    smi_condition_deinit(&a->changed);
+    return false;
+}
+
+/* What it takes to read; false: the error is set, and ending the reader undoes the rest. */
+static bool smi_reader_prepare(sagemem_reader *r, const char *call) {
+    if (r->desc.path != NULL) {
+        r->path_bytes = strlen(r->desc.path) + 1;
+        if (smi_os_fails()) {
+            smi_fail_system(call, r->path_bytes);
+            return false;
+        }
+        r->path = (char *)smi_meta_alloc(r->path_bytes);
+        if (r->path == NULL) return false;
+        memcpy(r->path, r->desc.path, r->path_bytes);
+    }
+    if (r->map != NULL) {
+        r->input = &smi_reader_from_map;
+        r->file_size = sagemem_map_size(r->map);
+        if (r->file_size > 0) r->at = r->end = r->rest = (const char *)sagemem_map_data(r->map);
+        r->rest_end = r->end + (size_t)r->file_size;
+        smi_reader_widen(r, r->desc.read_ahead ? 0 : r->file_size);
+        return true;
+    }
+    if (r->desc.read_ahead) return smi_reader_ahead_begin(r, call);
+    size_t wanted = r->desc.buffer_bytes;
+    r->buffer = (char *)smi_object_alloc(&r->object, 64, wanted, r->desc.tag, false, call);
+    if (r->buffer == NULL) return false;
+    r->capacity = wanted;
+    r->at = r->end = r->buffer;
+    return true;
+}
+
+/* Of a file, no larger than it takes to find its end with one read. */
+static size_t smi_reader_default_bytes(const smi_reader_found *f) {
+    if (!f->info.regular || f->info.size >= SMI_READER_BYTES - SMI_READER_STEP) return SMI_READER_BYTES;
+    return ((size_t)f->info.size / SMI_READER_STEP + 1) * SMI_READER_STEP;
+}
+
+/* Takes over what was found, or leaves it. */
+static sagemem_reader *smi_reader_make(const sagemem_reader_desc *desc, smi_reader_found *f, smi_domain *h, const char *call) {
+    sagemem_reader *r = (sagemem_reader *)smi_object_create(h, &smi_reader_kind, NULL, call);
+    if (r == NULL) return NULL;
+    r->desc = *desc;
+    r->desc.heap = h;
+    if (desc->buffer_bytes == 0) r->desc.buffer_bytes = smi_reader_default_bytes(f);
+    if (desc->buffers == 0) r->desc.buffers = desc->read_ahead ? 3 : 1;
+    if (desc->source != NULL) r->source = *desc->source;
+    r->at = r->end = r->rest = r->rest_end = "";
+    r->input = f->input;
+    r->handle = f->handle;
+    r->map = f->map;
+    f->handle = smi_os_no_handle();
+    f->map = NULL;
+    r->file_size = f->info.size;
+    r->end_found = UINT64_MAX;
+    r->forks = smi_os_forks;
+    r->opened = smi_reader_prepare(r, call);
+    smi_reader_watch(r, false);
+    if (r->map != NULL && r->handle != smi_os_no_handle()) { /* the map has its own */
+        (void)smi_os_close(r->handle);
+        r->handle = smi_os_no_handle();
+    }
+    bool opened = r->opened;
+    smi_object_leave(&r->object);
+    if (opened) return r;
+    smi_object_end(&r->object);
+    return NULL;
+}
+
+SAGEMEM_API sagemem_reader *sagemem_reader_open(const sagemem_reader_desc *desc) {
+    const char *call = "sagemem_reader_open";
+    smi_reader_found found;
+    smi_start();
+    if (smi_reader_refuse(desc, call) != SAGEMEM_OK) return NULL;
+    if (smi_reader_find(desc, &found, call) != SAGEMEM_OK) return NULL; /* a FIFO is waited for here: no lock is held */
+    smi_domain *h = smi_enter(desc->heap, call);
+    sagemem_reader *r = NULL;
+    if (h != NULL) {
+        smi_reader_map(desc, &found, h);
+        r = smi_reader_make(desc, &found, h, call);
+        if (found.map != NULL) (void)sagemem_map_close(found.map);
+        smi_leave(h);
+    }
+    if (found.handle != smi_os_no_handle()) (void)smi_os_close(found.handle);
+    return r;
+}
+
+/* What every call begins with: the view of the call before ends. */
+SMI_INLINE bool smi_reader_enter(const sagemem_reader *reader, const char *call) {
+    if (!smi_object_enter(reader, &smi_reader_kind, call)) return false;
+    if (SMI_UNLIKELY(reader->shown != NULL)) smi_reader_hide((sagemem_reader *)(uintptr_t)reader);
+    return true;
+}
+
+SAGEMEM_API sagemem_status sagemem_reader_get_desc(const sagemem_reader *reader, sagemem_reader_desc *out) {
+    const char *call = "sagemem_reader_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass a sagemem_reader_desc");
+    if (!smi_object_enter(reader, &smi_reader_kind, call)) return smi_mine.error.status;
+    *out = reader->desc;
+    out->path = reader->path;
+    if (reader->desc.source != NULL) out->source = &reader->source;
+    if (reader->capacity > out->buffer_bytes) out->buffer_bytes = reader->capacity;
+    smi_object_leave(&reader->object);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_read(sagemem_reader *reader, void *to, size_t size, size_t *got) {
+    const char *call = "sagemem_read";
+    if (got != NULL) *got = 0;
+    if (!smi_reader_enter(reader, call)) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_OK;
+    size_t n = 0;
+    if (SMI_LIKELY(size <= (size_t)(reader->end - reader->at) && to != NULL && !smi_watched)) {
+        memcpy(to, reader->at, size);
+        reader->at += size;
+        n = size;
+    } else {
+        status = smi_reader_read(reader, (char *)to, size, &n, call);
+    }
+    if (got != NULL) *got = n;
+    else if (status == SAGEMEM_OK && n < size)
+        status = smi_fail(SAGEMEM_E_EMPTY, 0, call, "the input ends at byte %llu: %zu of %zu bytes were left; pass got to be told",
+                          (unsigned long long)reader->offset, n, size);
+    smi_object_leave(&reader->object);
+    return status;
+}
+
+SAGEMEM_API const void *sagemem_read_view(sagemem_reader *reader, size_t size) {
+    const char *call = "sagemem_read_view";
+    if (!smi_reader_enter(reader, call)) return NULL;
+    const char *view = reader->at;
+    if (SMI_UNLIKELY(size > (size_t)(reader->end - view))) {
+        smi_reader_watch(reader, true);
+        sagemem_status status = smi_reader_parted(reader, call);
+        if (status == SAGEMEM_OK) status = smi_reader_fill(reader, size, call);
+        smi_reader_watch(reader, false);
+        view = status == SAGEMEM_OK ? reader->at : NULL;
+    }
+    if (SMI_LIKELY(view != NULL)) {
+        reader->at += size;
+        smi_reader_show(reader, view, size);
+    }
+    smi_object_leave(&reader->object);
+    return view;
+}
+
+SAGEMEM_API sagemem_status sagemem_read_at(sagemem_reader *reader, uint64_t offset, void *to, size_t size) {
+    const char *call = "sagemem_read_at";
+    if (!smi_reader_enter(reader, call)) return smi_mine.error.status;
+    sagemem_status status = smi_reader_parted(reader, call);
+    if (status == SAGEMEM_OK && !reader->input->any_offset)
+        status = smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call,
+                          "a pipe, or a source that is not seekable, is read in order: use sagemem_read");
+    if (status == SAGEMEM_OK && to == NULL && size > 0)
+        status = smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "to is NULL: pass memory for %zu bytes", size);
+    for (size_t done = 0, got; status == SAGEMEM_OK && done < size; done += got) {
+        got = 0;
+        if (offset <= UINT64_MAX - size)
+            status = reader->input->fetch_fn(reader, (char *)to + done, size - done, offset + done, &got, call);
+        if (status == SAGEMEM_OK && got == 0)
+            status = smi_fail(SAGEMEM_E_EMPTY, 0, call, "%zu bytes are wanted at byte %llu, past the end; ask for what there is",
+                              size, (unsigned long long)offset);
+    }
+    smi_object_leave(&reader->object);
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_reader_skip(sagemem_reader *reader, uint64_t size) {
+    const char *call = "sagemem_reader_skip";
+    if (!smi_reader_enter(reader, call)) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_OK;
+    if (size <= (uint64_t)(reader->end - reader->at)) {
+        reader->at += (size_t)size;
+    } else {
+        smi_reader_watch(reader, true);
+        status = smi_reader_parted(reader, call);
+        if (status == SAGEMEM_OK) status = smi_reader_skip(reader, size, call);
+        smi_reader_watch(reader, false);
+    }
+    smi_object_leave(&reader->object);
+    return status;
+}
+
+SAGEMEM_API uint64_t sagemem_reader_position(const sagemem_reader *reader) {
+    if (!smi_object_enter(reader, &smi_reader_kind, "sagemem_reader_position")) return 0;
+    uint64_t position = reader->offset - (uint64_t)(reader->end - reader->at);
+    smi_object_leave(&reader->object);
+    return position;
+}
+
+SAGEMEM_API uint64_t sagemem_reader_size(const sagemem_reader *reader) {
+    if (!smi_object_enter(reader, &smi_reader_kind, "sagemem_reader_size")) return 0;
+    smi_os_info info;
+    uint64_t size = reader->map != NULL ? reader->file_size : reader->end_found;
+    if (reader->input->is_file) size = smi_os_info_of(reader->handle, &info) ? info.size : reader->file_size;
+    smi_object_leave(&reader->object);
+    return size;
+}
+
+SAGEMEM_API bool sagemem_reader_is_mapped(const sagemem_reader *reader) {
+    if (!smi_object_enter(reader, &smi_reader_kind, "sagemem_reader_is_mapped")) return false;
+    bool mapped = reader->map != NULL;
+    smi_object_leave(&reader->object);
+    return mapped;
+}
+
+SAGEMEM_API sagemem_status sagemem_reader_close(sagemem_reader *reader) {
+    if (reader == NULL) return SAGEMEM_OK;
+    if (!smi_reader_enter(reader, "sagemem_reader_close")) return smi_mine.error.status;
+    smi_domain *h = reader->object.domain->base;
+    sagemem_status status = smi_reader_finish(reader);
+    smi_object_end(&reader->object);
+    smi_leave(h);
+    return status;
+}
 
 #endif /* SAGEMEM_WITH_IO */
 

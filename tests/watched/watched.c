@@ -100,6 +100,25 @@ static int watch_slice(const char *where, size_t size, const char *what) {
     return 0;
 }
 
+/* A view of a reader lasts until the next call ("freed"). */
+static int watch_reader(const char *where, size_t size, const char *what) {
+    if (sagemem_scope_begin(NULL, "forest", 12) != SAGEMEM_OK) return 2;
+    sagemem_reader_desc desc = {0};
+    desc.path = "/dev/zero";
+    desc.buffer_bytes = 150000;
+    desc.read_ahead = strcmp(where, "ahead") == 0;
+    sagemem_reader *reader = sagemem_reader_open(&desc);
+    const char *volatile view = (const char *)sagemem_read_view(reader, size);
+    char byte;
+    if (view == NULL || view[size - 1] != 0) return 2;
+    size_t at = strcmp(what, "overflow") == 0 ? size : 0;
+    if (strcmp(what, "freed") == 0 && sagemem_read(reader, &byte, 1, NULL) != SAGEMEM_OK) return 2;
+    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
+    if (((const volatile char *)view)[at] == 'y') return 3;
+    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
+    return 0;
+}
+
 static const struct {
     const char *where;
     int (*watch_fn)(const char *where, size_t size, const char *what);
