@@ -11117,12 +11117,13 @@ static void smi_writer_press(void) {
         if (SMI_LOAD(&w->now.size) > share) SMI_STORE(&w->fast, (size_t)0);
 }
 
-static void smi_writer_release(smi_writer_part *p) {
+/* Frees a buffer; `keep` bytes of it stay claimed. */
+static void smi_writer_release(smi_writer_part *p, size_t keep) {
     if (p->bytes == NULL) return;
     smi_watch_open(p->bytes, p->size);
     smi_free_slow(p->bytes, smi_nowhere, "writer");
     p->bytes = NULL;
-    smi_writer_unclaim(p->size);
+    smi_writer_unclaim(p->size - keep);
     SMI_STORE(&p->size, (size_t)0);
 }
 
@@ -11146,9 +11147,9 @@ static bool smi_writer_take(sagemem_writer *w, size_t claimed, bool needed, cons
 
 /* Another size for the empty buffer. The old one goes first, so that the budget holds at every moment. */
 static bool smi_writer_resize(sagemem_writer *w, size_t least, size_t size, bool needed, const char *call) {
-    size_t before = w->now.size, claimed;
-    smi_writer_release(&w->now);
-    claimed = smi_writer_claim(least, size);
+    size_t before = w->now.size, kept = size < before ? size : 0;
+    smi_writer_release(&w->now, kept);
+    size_t claimed = kept > 0 ? kept : smi_writer_claim(least, size);
     if (claimed > 0 && smi_writer_take(w, claimed, needed, call)) return true;
     if (claimed == 0 && needed)
         smi_fail(SAGEMEM_E_LIMIT, 0, call,
@@ -11415,7 +11416,7 @@ static sagemem_status smi_writer_prepare(sagemem_writer *w, const char *call) {
         if (!smi_os_real_target(path, real, sizeof real))
             return smi_fail_file(call, path, "look at the path", "finding where it leads");
         if (*smi_os_name_in(real) == '\0' || *smi_os_name_in(path) == '\0')
-            return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "'%.150s' names no file", path);
+            return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "'%.150s' names no file: pass the name of one", path);
         if ((w->target = smi_writer_copy(w, real, call)) == NULL) return smi_mine.error.status;
     }
     w->desc.path = w->path;
@@ -11495,8 +11496,8 @@ static void smi_writer_end(smi_object *o) {
     if (w->handle != smi_os_no_handle()) smi_os_close(w->handle);
     if (ours && w->beside != NULL && !w->renamed) smi_os_unlink(w->beside);
     smi_writer_unlist(w);
-    smi_writer_release(&w->now);
-    smi_writer_release(&w->flight);
+    smi_writer_release(&w->now, 0);
+    smi_writer_release(&w->flight, 0);
     smi_free_slow(w->beside, smi_nowhere, "writer");
     smi_free_slow(w->target, smi_nowhere, "writer");
     smi_free_slow(w->path, smi_nowhere, "writer");
