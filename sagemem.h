@@ -265,7 +265,24 @@
  *
  * WRITERS
  *
- *     (to be written: writers)
+ *     Many small records, few system calls, and no byte lost in silence. There is one way: open, write (or build the
+ *     record in the buffer between write_begin and write_end), close, and look at what close returns.
+ *     sagemem_write that returned OK has accepted: the bytes reach the target, or an error says that they did not. A
+ *     failed call has accepted nothing and can be repeated; it tries what is pending first. A failed close has dropped
+ *     nothing: make room on the disk and close again, or abandon. A scope that ends, or exit, with bytes pending logs an
+ *     error with the path and their number. Neither SIGPIPE nor SIGXFSZ kills the program: they are errors.
+ *     Positions are absolute and explicit (pwrite): two writers may share a descriptor, and a header can be patched once
+ *     its numbers are known. What has no positions (pipe, socket, O_APPEND) is written in order.
+ *     atomic: the new content is made in .NAME.sagemem-PID-N beside the target, which is locked while it is open and takes
+ *     the target's place at close. Who reads sees the old file or the new one, whatever kills the writer; what it left
+ *     is removed when the path is next opened so (which reads the directory). Against power cuts add SAGEMEM_SYNC_AT_CLOSE.
+ *     The buffer: 1 MiB is as fast as any (8 MiB is slower, by the caches); a record costs its copy and about 3 ns. Where 64
+ *     files are open, sagemem_writers_set_budget bounds the buffers of all, and adaptive lets each find its size. background
+ *     hides the time of slow targets; to a file in the page cache it gains little.
+ *     Caught at once: a closed writer or one of an ended scope, another thread's, a write_end without begin or past the
+ *     room. Bytes in the buffer past the record are shut to Valgrind and AddressSanitizer.
+ *     Not for: reading back what was written (flush, then sagemem_map or a reader), or many threads on one file without
+ *     a SAGEMEM_HEAP_SHARED heap. A descriptor that does not block may fail with EAGAIN: repeat when it can take more.
  *
  * READERS
  *
@@ -1300,49 +1317,60 @@ typedef struct sagemem_writer_desc {
     int fd_plus_one;          /* a descriptor + 1, which is duplicated: the caller's stays the caller's and must stay open for
                                   writing; pipes and sockets are written in order */
     const sagemem_sink *sink; /* own function; the struct is copied, what ctx points to is not */
-    uint64_t offset;          /* in the file, of the first byte written */
+    uint64_t offset;          /* in the file, of the first byte written; what was there before and behind stays */
     size_t initial_bytes;     /* of the buffer [1 MiB, less where the budget of all writers is short] */
     size_t min_bytes;         /* [64 KiB] */
     size_t max_bytes;         /* [8 MiB] */
     bool adaptive;            /* the buffer grows while it fills often, and shrinks when flushes find little in it */
-    bool atomic;     /* write to a new file beside, rename at close: the old file or the new one, never a part. Needs path */
-    bool background; /* a thread of the writer writes one buffer while the caller fills the next */
-    sagemem_sync sync;
+    bool atomic;       /* write to a new file beside, rename at close: the old file or the new one, never a part. Needs path */
+    bool background;   /* a thread of the writer writes one buffer while the caller fills the next. It is the one to call the
+                        sink then, or the caller is, never both at once; the sink must not use the writer's heap */
+    sagemem_sync sync; /* NONE for a sink */
     sagemem_heap *heap;
     sagemem_tag tag;
 } sagemem_writer_desc;
 
-/* NULL: E_ARGUMENT; E_NOT_FOUND no such directory; E_IO with os_error; E_NOMEM, E_LIMIT. The writer belongs to the open scope:
- * one that ends with it is abandoned, and reported as an error in the log if anything accepted was not yet written. */
+/* NULL: E_ARGUMENT, also a descriptor that is not open for writing; E_NOT_FOUND no such directory; E_IO with os_error;
+ * E_UNSUPPORTED atomic, and the path is no regular file; E_NOMEM, E_LIMIT no buffer of min_bytes, or nothing at all. A file
+ * that was there is then as it was. Where memory is short the buffer is smaller, and without a thread the caller writes: see
+ * sagemem_writer_get_desc. The writer belongs to the open scope: one that ends with it is abandoned, and reported as an error
+ * in the log if anything accepted was not yet written; so is one that is left at exit. In the child of a fork it is the
+ * parent's: calls are E_BUSY there, abandon and the end of its scope only free its memory. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_writer *sagemem_writer_open(const sagemem_writer_desc *desc);
 SAGEMEM_API sagemem_status sagemem_writer_get_desc(const sagemem_writer *writer, sagemem_writer_desc *out); /* initial_bytes: the
-                                                                                                buffer's present size */
+                                                                             buffer's present size; background: there is a thread */
 
 /* Appends bytes. OK: they are accepted, and will be written or reported. A failure accepts nothing and can be repeated: what is
  * pending is tried again first. E_IO: os_error says why (ENOSPC, EDQUOT, EPIPE, ...); on a pipe a leading part may have been
  * accepted: see sagemem_writer_accepted. Cost: a copy; a system call for each buffer. */
 SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size);
-/* Room for a record of up to size bytes in the buffer, any alignment, valid until the next call on the writer; then
- * sagemem_write_end appends the first `used` of them (0: none). NULL: as for write; E_TOO_BIG, larger than max_bytes. */
+/* Room for a record of up to size bytes in the buffer, any alignment, zero in a SAGEMEM_HEAP_ZERO heap, valid until the next
+ * call on the writer; then sagemem_write_end appends the first `used` of them (0: none). NULL: as for write; E_TOO_BIG, larger
+ * than max_bytes; E_NOMEM, E_LIMIT no buffer of that size (also by the budget of all writers): sagemem_write needs none. */
 SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size);
 SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used);
 /* Writes over bytes accepted earlier, still buffered or not; position is absolute in the file. E_ARGUMENT: not all of them have
- * been accepted. E_UNSUPPORTED: already written, to a pipe or socket. E_IO: nothing is patched, or a part of what was written
- * already; can be repeated. */
+ * been accepted. E_UNSUPPORTED: already written, to what is written in order (a pipe, O_APPEND). E_IO: nothing is patched, or
+ * a part of what was written already; can be repeated. */
 SAGEMEM_API sagemem_status sagemem_writer_patch(sagemem_writer *writer, uint64_t position, const void *data, size_t size);
-/* Hands everything accepted to the system. E_IO: what is not written is kept; can be repeated. */
+/* Hands everything accepted to the system. E_IO: what is not written is kept; can be repeated. But a sync that the system
+ * tried and failed is final: it may have dropped what it had taken, so from then on every call but abandon fails. */
 SAGEMEM_API sagemem_status sagemem_writer_flush(sagemem_writer *writer);
-/* Flushes, syncs and renames as the desc asks, and frees the writer. Failed: it is still open and nothing was dropped; make
- * room and close again, or abandon. NULL is E_ARGUMENT. */
+/* Flushes, syncs and renames as the desc asks, calls the sink's close_fn, and frees the writer. Failed: it is still open and
+ * nothing was dropped; make room and close again, or abandon. close_fn is not called again: what it said stays the status.
+ * E_CLOSED from other calls: the atomic file is in its place, only its directory could not be synced. NULL is E_ARGUMENT. */
 SAGEMEM_API sagemem_status sagemem_writer_close(sagemem_writer *writer);
-/* Drops what is not written and frees the writer; in atomic mode the old file stays as it was. NULL is fine. */
+/* Drops what is not written, calls the sink's close_fn, and frees the writer; in atomic mode the old file stays as it was.
+ * NULL is fine. */
 SAGEMEM_API void sagemem_writer_abandon(sagemem_writer *writer);
-/* Bytes accepted; of these, handed to the system (after close or abandon the file holds exactly those). Counted from the
- * desc's offset. */
+/* Bytes accepted; of these, handed to the system: after close or abandon the file holds exactly those. (One that was not
+ * emptied at open may also hold what a failed write left behind them.) Counted from the desc's offset. */
 SAGEMEM_API uint64_t sagemem_writer_accepted(const sagemem_writer *writer);
 SAGEMEM_API uint64_t sagemem_writer_written(const sagemem_writer *writer);
-/* Most bytes for the buffers of all writers of the process together [0: no limit]. Held at every moment from then on: buffers
- * shrink at their next flush, those of new writers are smaller, and one that finds nothing left writes through. Threads: any. */
+/* Most bytes for the buffers of all writers of the process together [0: no limit]. Held at every moment from then on: those of
+ * new writers take what is left, and one that finds nothing left writes through; buffers larger than an equal share (two of a
+ * background writer) shrink at the next write or flush. Lowered below what is held: so, and nothing is taken until then.
+ * Threads: any. */
 SAGEMEM_API void sagemem_writers_set_budget(uint64_t bytes);
 
 typedef struct sagemem_writers_stats {
