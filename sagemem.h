@@ -265,7 +265,24 @@
  *
  * WRITERS
  *
- *     (to be written: writers)
+ *     Many small records, few system calls, and no byte lost in silence. There is one way: open, write (or build the
+ *     record in the buffer between write_begin and write_end), close, and look at what close returns.
+ *     sagemem_write that returned OK has accepted: the bytes reach the target, or an error says that they did not. A
+ *     failed call has accepted nothing and can be repeated; it tries what is pending first. A failed close has dropped
+ *     nothing: make room on the disk and close again, or abandon. A scope that ends, or exit, with bytes pending logs an
+ *     error with the path and their number. Neither SIGPIPE nor SIGXFSZ kills the program: they are errors.
+ *     Positions are absolute and explicit (pwrite): two writers may share a descriptor, and a header can be patched once
+ *     its numbers are known. What has no positions (pipe, socket, O_APPEND) is written in order.
+ *     atomic: the new content is made in .NAME.sagemem-PID-N beside the target, which is locked while it is open and takes
+ *     the target's place at close. Who reads sees the old file or the new one, whatever kills the writer; what it left
+ *     is removed when the path is next opened so (which reads the directory). Against power cuts add SAGEMEM_SYNC_AT_CLOSE.
+ *     The buffer: 1 MiB is as fast as any (8 MiB is slower, by the caches); a record costs its copy and about 3 ns. Where 64
+ *     files are open, sagemem_writers_set_budget bounds the buffers of all, and adaptive lets each find its size. background
+ *     hides the time of slow targets; to a file in the page cache it gains little.
+ *     Caught at once: a closed writer or one of an ended scope, another thread's, a write_end without begin or past the
+ *     room. Bytes in the buffer past the record are shut to Valgrind and AddressSanitizer.
+ *     Not for: reading back what was written (flush, then sagemem_map or a reader), or many threads on one file without
+ *     a SAGEMEM_HEAP_SHARED heap. A descriptor that does not block may fail with EAGAIN: repeat when it can take more.
  *
  * READERS
  *
@@ -1322,49 +1339,60 @@ typedef struct sagemem_writer_desc {
     int fd_plus_one;          /* a descriptor + 1, which is duplicated: the caller's stays the caller's and must stay open for
                                   writing; pipes and sockets are written in order */
     const sagemem_sink *sink; /* own function; the struct is copied, what ctx points to is not */
-    uint64_t offset;          /* in the file, of the first byte written */
+    uint64_t offset;          /* in the file, of the first byte written; what was there before and behind stays */
     size_t initial_bytes;     /* of the buffer [1 MiB, less where the budget of all writers is short] */
     size_t min_bytes;         /* [64 KiB] */
     size_t max_bytes;         /* [8 MiB] */
     bool adaptive;            /* the buffer grows while it fills often, and shrinks when flushes find little in it */
-    bool atomic;     /* write to a new file beside, rename at close: the old file or the new one, never a part. Needs path */
-    bool background; /* a thread of the writer writes one buffer while the caller fills the next */
-    sagemem_sync sync;
+    bool atomic;       /* write to a new file beside, rename at close: the old file or the new one, never a part. Needs path */
+    bool background;   /* a thread of the writer writes one buffer while the caller fills the next. It is the one to call the
+                        sink then, or the caller is, never both at once; the sink must not use the writer's heap */
+    sagemem_sync sync; /* NONE for a sink */
     sagemem_heap *heap;
     sagemem_tag tag;
 } sagemem_writer_desc;
 
-/* NULL: E_ARGUMENT; E_NOT_FOUND no such directory; E_IO with os_error; E_NOMEM, E_LIMIT. The writer belongs to the open scope:
- * one that ends with it is abandoned, and reported as an error in the log if anything accepted was not yet written. */
+/* NULL: E_ARGUMENT, also a descriptor that is not open for writing; E_NOT_FOUND no such directory; E_IO with os_error;
+ * E_UNSUPPORTED atomic, and the path is no regular file; E_NOMEM, E_LIMIT no buffer of min_bytes, or nothing at all. A file
+ * that was there is then as it was. Where memory is short the buffer is smaller, and without a thread the caller writes: see
+ * sagemem_writer_get_desc. The writer belongs to the open scope: one that ends with it is abandoned, and reported as an error
+ * in the log if anything accepted was not yet written; so is one that is left at exit. In the child of a fork it is the
+ * parent's: calls are E_BUSY there, abandon and the end of its scope only free its memory. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_writer *sagemem_writer_open(const sagemem_writer_desc *desc);
 SAGEMEM_API sagemem_status sagemem_writer_get_desc(const sagemem_writer *writer, sagemem_writer_desc *out); /* initial_bytes: the
-                                                                                                buffer's present size */
+                                                                             buffer's present size; background: there is a thread */
 
 /* Appends bytes. OK: they are accepted, and will be written or reported. A failure accepts nothing and can be repeated: what is
  * pending is tried again first. E_IO: os_error says why (ENOSPC, EDQUOT, EPIPE, ...); on a pipe a leading part may have been
  * accepted: see sagemem_writer_accepted. Cost: a copy; a system call for each buffer. */
 SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size);
-/* Room for a record of up to size bytes in the buffer, any alignment, valid until the next call on the writer; then
- * sagemem_write_end appends the first `used` of them (0: none). NULL: as for write; E_TOO_BIG, larger than max_bytes. */
+/* Room for a record of up to size bytes in the buffer, any alignment, zero in a SAGEMEM_HEAP_ZERO heap, valid until the next
+ * call on the writer; then sagemem_write_end appends the first `used` of them (0: none). NULL: as for write; E_TOO_BIG, larger
+ * than max_bytes; E_NOMEM, E_LIMIT no buffer of that size (also by the budget of all writers): sagemem_write needs none. */
 SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size);
 SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used);
 /* Writes over bytes accepted earlier, still buffered or not; position is absolute in the file. E_ARGUMENT: not all of them have
- * been accepted. E_UNSUPPORTED: already written, to a pipe or socket. E_IO: nothing is patched, or a part of what was written
- * already; can be repeated. */
+ * been accepted. E_UNSUPPORTED: already written, to what is written in order (a pipe, O_APPEND). E_IO: nothing is patched, or
+ * a part of what was written already; can be repeated. */
 SAGEMEM_API sagemem_status sagemem_writer_patch(sagemem_writer *writer, uint64_t position, const void *data, size_t size);
-/* Hands everything accepted to the system. E_IO: what is not written is kept; can be repeated. */
+/* Hands everything accepted to the system. E_IO: what is not written is kept; can be repeated. But a sync that the system
+ * tried and failed is final: it may have dropped what it had taken, so from then on every call but abandon fails. */
 SAGEMEM_API sagemem_status sagemem_writer_flush(sagemem_writer *writer);
-/* Flushes, syncs and renames as the desc asks, and frees the writer. Failed: it is still open and nothing was dropped; make
- * room and close again, or abandon. NULL is E_ARGUMENT. */
+/* Flushes, syncs and renames as the desc asks, calls the sink's close_fn, and frees the writer. Failed: it is still open and
+ * nothing was dropped; make room and close again, or abandon. close_fn is not called again: what it said stays the status.
+ * E_CLOSED from other calls: the atomic file is in its place, only its directory could not be synced. NULL is E_ARGUMENT. */
 SAGEMEM_API sagemem_status sagemem_writer_close(sagemem_writer *writer);
-/* Drops what is not written and frees the writer; in atomic mode the old file stays as it was. NULL is fine. */
+/* Drops what is not written, calls the sink's close_fn, and frees the writer; in atomic mode the old file stays as it was.
+ * NULL is fine. */
 SAGEMEM_API void sagemem_writer_abandon(sagemem_writer *writer);
-/* Bytes accepted; of these, handed to the system (after close or abandon the file holds exactly those). Counted from the
- * desc's offset. */
+/* Bytes accepted; of these, handed to the system: after close or abandon the file holds exactly those. (One that was not
+ * emptied at open may also hold what a failed write left behind them.) Counted from the desc's offset. */
 SAGEMEM_API uint64_t sagemem_writer_accepted(const sagemem_writer *writer);
 SAGEMEM_API uint64_t sagemem_writer_written(const sagemem_writer *writer);
-/* Most bytes for the buffers of all writers of the process together [0: no limit]. Held at every moment from then on: buffers
- * shrink at their next flush, those of new writers are smaller, and one that finds nothing left writes through. Threads: any. */
+/* Most bytes for the buffers of all writers of the process together [0: no limit]. Held at every moment from then on: those of
+ * new writers take what is left, and one that finds nothing left writes through; buffers larger than an equal share (two of a
+ * background writer) shrink at the next write or flush. Lowered below what is held: so, and nothing is taken until then.
+ * Threads: any. */
 SAGEMEM_API void sagemem_writers_set_budget(uint64_t bytes);
 
 typedef struct sagemem_writers_stats {
@@ -1507,10 +1535,12 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 #undef SMI_UNDEF_LEAN
 #endif
 #else
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -1650,7 +1680,10 @@ typedef struct smi_os_info {
     uint64_t size, modified_ns, device, inode;
     unsigned permissions;
     bool regular, directory, seekable;
+    bool writable, appends; /* of a handle: open for writing; each write goes to the end, whatever position it names */
+    bool unlinked;          /* no name leads to it any more */
 } smi_os_info;
+typedef enum smi_os_hold { SMI_OS_HOLD_MINE, SMI_OS_HOLD_OTHERS, SMI_OS_HOLD_NONE } smi_os_hold; /* none: locks do not work there */
 
 #ifdef _WIN32
 static int smi_os_error(void) { return (int)GetLastError(); }
@@ -1847,6 +1880,7 @@ SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ERROR_FILE_NO
 SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ERROR_NOT_ENOUGH_MEMORY || error == ERROR_OUTOFMEMORY; }
 SMI_FOR_LAYERS bool smi_os_is_again(int error) { return error == ERROR_NO_DATA; }
 SMI_FOR_LAYERS int smi_os_directory_error(void) { return ERROR_DIRECTORY; }
+SMI_FOR_LAYERS bool smi_os_is_there(int error) { return error == ERROR_FILE_EXISTS || error == ERROR_ALREADY_EXISTS; }
 SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
     static const DWORD access[] = {GENERIC_READ, GENERIC_READ | GENERIC_WRITE, GENERIC_READ | GENERIC_WRITE,
                                    GENERIC_READ | GENERIC_WRITE, GENERIC_READ | GENERIC_WRITE};
@@ -1885,17 +1919,37 @@ SMI_FOR_LAYERS bool smi_os_may_update(smi_os_handle handle) { return !smi_os_fil
 SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info) {
     memset(info, 0, sizeof *info);
     if (smi_os_file_fails()) return false;
+    info->writable = true; /* the first write finds out */
     BY_HANDLE_FILE_INFORMATION found;
     if (GetFileType(handle) != FILE_TYPE_DISK) return true;
     if (!GetFileInformationByHandle(handle, &found)) return false;
     info->directory = (found.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0;
     info->regular = info->seekable = !info->directory;
+    info->unlinked = found.nNumberOfLinks == 0;
     info->permissions = 0666;
     info->size = (uint64_t)found.nFileSizeHigh << 32 | found.nFileSizeLow;
     info->modified_ns = ((uint64_t)found.ftLastWriteTime.dwHighDateTime << 32 | found.ftLastWriteTime.dwLowDateTime) * 100u;
     info->device = found.dwVolumeSerialNumber;
     info->inode = (uint64_t)found.nFileIndexHigh << 32 | found.nFileIndexLow;
     return true;
+}
+SMI_FOR_LAYERS bool smi_os_info_at(const char *path, smi_os_info *info) {
+    WIN32_FILE_ATTRIBUTE_DATA found;
+    memset(info, 0, sizeof *info);
+    if (smi_os_file_fails() || !GetFileAttributesExA(path, GetFileExInfoStandard, &found)) return false;
+    info->directory = (found.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0;
+    info->regular = !info->directory;
+    info->permissions = 0666;
+    info->size = (uint64_t)found.nFileSizeHigh << 32 | found.nFileSizeLow;
+    return true;
+}
+SMI_FOR_LAYERS bool smi_os_set_permissions(smi_os_handle handle, unsigned permissions) {
+    (void)handle, (void)permissions; /* inherited from the directory here */
+    return !smi_os_file_fails();
+}
+SMI_FOR_LAYERS smi_os_hold smi_os_hold_file(smi_os_handle handle) {
+    (void)handle; /* a lock would keep the owner's other handles out, too */
+    return SMI_OS_HOLD_NONE;
 }
 static OVERLAPPED smi_os_at(uint64_t offset) {
     OVERLAPPED at;
@@ -1956,7 +2010,18 @@ SMI_FOR_LAYERS bool smi_os_write(smi_os_handle handle, const void *data, size_t 
     *put = n;
     return ok;
 }
-SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle) { return !smi_os_file_fails() && FlushFileBuffers(handle); }
+SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle, bool *lost) {
+    *lost = false;
+    if (smi_os_file_fails()) return false;
+    if (GetFileType(handle) != FILE_TYPE_DISK || FlushFileBuffers(handle)) return true;
+    *lost = true;
+    return false;
+}
+SMI_FOR_LAYERS bool smi_os_settle(smi_os_handle handle, bool *lost) {
+    (void)handle; /* CloseHandle has no news of what was written */
+    *lost = false;
+    return true;
+}
 SMI_FOR_LAYERS bool smi_os_sync_directory_of(const char *path) {
     (void)path; /* names are durable with the volume's journal here */
     return !smi_os_file_fails();
@@ -1970,9 +2035,28 @@ SMI_FOR_LAYERS bool smi_os_rename(const char *from, const char *to) {
     return !smi_os_file_fails() && MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING);
 }
 SMI_FOR_LAYERS void smi_os_unlink(const char *path) { DeleteFileA(path); }
-SMI_FOR_LAYERS bool smi_os_real_path(const char *path, char *real, size_t size) {
-    DWORD n = GetFullPathNameA(path, (DWORD)size, real, NULL);
+SMI_FOR_LAYERS const char *smi_os_name_in(const char *path) {
+    const char *name = path;
+    for (; *path != '\0'; path++)
+        if (*path == '/' || *path == '\\' || *path == ':') name = path + 1;
+    return name;
+}
+SMI_FOR_LAYERS bool smi_os_real_target(const char *path, char *real, size_t size) {
+    DWORD n = smi_os_file_fails() ? 0 : GetFullPathNameA(path, (DWORD)size, real, NULL);
+    if (n >= size) SetLastError(ERROR_FILENAME_EXCED_RANGE);
     return n > 0 && n < size;
+}
+SMI_FOR_LAYERS void smi_os_each_name(const char *directory, void (*name_fn)(void *ctx, const char *name), void *ctx) {
+    char pattern[MAX_PATH + 4];
+    WIN32_FIND_DATAA found;
+    if (strlen(directory) >= MAX_PATH || smi_os_file_fails()) return;
+    memcpy(pattern, directory, strlen(directory));
+    memcpy(pattern + strlen(directory), "*", 2);
+    HANDLE search = FindFirstFileA(pattern, &found);
+    if (search == INVALID_HANDLE_VALUE) return;
+    do name_fn(ctx, found.cFileName);
+    while (FindNextFileA(search, &found));
+    FindClose(search);
 }
 SMI_FOR_LAYERS unsigned smi_os_process_id(void) { return (unsigned)GetCurrentProcessId(); }
 SMI_FOR_LAYERS bool smi_os_process_lives(unsigned id) {
@@ -2308,6 +2392,7 @@ SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ENOENT || err
 SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ENOMEM; }
 SMI_FOR_LAYERS bool smi_os_is_again(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 SMI_FOR_LAYERS int smi_os_directory_error(void) { return EISDIR; }
+SMI_FOR_LAYERS bool smi_os_is_there(int error) { return error == EEXIST; }
 SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
     static const int flags[] = {O_RDONLY, O_RDWR, O_WRONLY | O_CREAT, O_WRONLY | O_CREAT | O_TRUNC, O_WRONLY | O_CREAT | O_EXCL};
     if (smi_os_file_fails()) return false;
@@ -2322,22 +2407,30 @@ SMI_FOR_LAYERS bool smi_os_duplicate(smi_os_handle *handle, int fd) {
 }
 /* False: what was written may not have arrived (some network file systems). The handle is gone in any case. */
 SMI_FOR_LAYERS bool smi_os_close(smi_os_handle handle) { return close(handle) == 0 || errno == EINTR; }
+static void smi_os_info_from(const struct stat *found, smi_os_info *info) {
+    memset(info, 0, sizeof *info);
+    info->regular = S_ISREG(found->st_mode);
+    info->directory = S_ISDIR(found->st_mode);
+    info->unlinked = found->st_nlink == 0;
+    info->permissions = (unsigned)found->st_mode & 07777u;
+    info->size = (uint64_t)found->st_size;
+#ifdef __APPLE__
+    info->modified_ns = (uint64_t)found->st_mtimespec.tv_sec * 1000000000u + (uint64_t)found->st_mtimespec.tv_nsec;
+#else
+    info->modified_ns = (uint64_t)found->st_mtim.tv_sec * 1000000000u + (uint64_t)found->st_mtim.tv_nsec;
+#endif
+    info->device = (uint64_t)found->st_dev;
+    info->inode = (uint64_t)found->st_ino;
+}
 SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info) {
     struct stat found;
     memset(info, 0, sizeof *info);
     if (smi_os_file_fails() || fstat(handle, &found) != 0) return false;
-    info->regular = S_ISREG(found.st_mode);
-    info->directory = S_ISDIR(found.st_mode);
+    smi_os_info_from(&found, info);
+    int flags = fcntl(handle, F_GETFL);
     info->seekable = lseek(handle, 0, SEEK_CUR) >= 0;
-    info->permissions = (unsigned)found.st_mode & 07777u;
-    info->size = (uint64_t)found.st_size;
-#ifdef __APPLE__
-    info->modified_ns = (uint64_t)found.st_mtimespec.tv_sec * 1000000000u + (uint64_t)found.st_mtimespec.tv_nsec;
-#else
-    info->modified_ns = (uint64_t)found.st_mtim.tv_sec * 1000000000u + (uint64_t)found.st_mtim.tv_nsec;
-#endif
-    info->device = (uint64_t)found.st_dev;
-    info->inode = (uint64_t)found.st_ino;
+    info->writable = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
+    info->appends = flags >= 0 && (flags & O_APPEND) != 0;
     return true;
 }
 enum { SMI_OS_IS_DIRECTORY = EISDIR };
@@ -2368,6 +2461,22 @@ SMI_FOR_LAYERS bool smi_os_may_update(smi_os_handle handle) {
     if (flags >= 0 && (flags & O_ACCMODE) == O_RDWR && (flags & O_APPEND) == 0) return true;
     if (flags >= 0) errno = EBADF;
     return false;
+}
+SMI_FOR_LAYERS bool smi_os_info_at(const char *path, smi_os_info *info) {
+    struct stat found;
+    memset(info, 0, sizeof *info);
+    if (smi_os_file_fails() || stat(path, &found) != 0) return false;
+    smi_os_info_from(&found, info);
+    return true;
+}
+SMI_FOR_LAYERS bool smi_os_set_permissions(smi_os_handle handle, unsigned permissions) {
+    return !smi_os_file_fails() && fchmod(handle, (mode_t)permissions) == 0;
+}
+/* Marks a file as in use until its last handle is closed, by whatever end of the process. Never waits. */
+SMI_FOR_LAYERS smi_os_hold smi_os_hold_file(smi_os_handle handle) {
+    if (smi_os_file_fails()) return SMI_OS_HOLD_NONE;
+    if (flock(handle, LOCK_EX | LOCK_NB) == 0) return SMI_OS_HOLD_MINE;
+    return errno == EWOULDBLOCK ? SMI_OS_HOLD_OTHERS : SMI_OS_HOLD_NONE;
 }
 /* On 32-bit systems without _FILE_OFFSET_BITS 64 files end at 2 GiB. */
 static bool smi_os_offset(uint64_t offset, size_t size, off_t *out) {
@@ -2439,6 +2548,36 @@ SMI_FOR_LAYERS bool smi_os_wait_readable(smi_os_handle handle, const smi_os_bell
     while (n < 0 && errno == EINTR);
     return n < 0 || wait[1].revents == 0;
 }
+/* Past RLIMIT_FSIZE, and on a pipe that nobody reads, a write raises a signal that kills by default. A library reports
+ * instead: both are blocked around the call, and the one that it raised is taken off again, unless it had been waiting. */
+typedef struct smi_os_hush {
+    sigset_t mask, waiting; /* before */
+} smi_os_hush;
+SMI_FOR_LAYERS void smi_os_hush_begin(smi_os_hush *h) {
+    sigset_t both;
+    sigemptyset(&both);
+    sigaddset(&both, SIGPIPE);
+    sigaddset(&both, SIGXFSZ);
+    sigemptyset(&h->waiting);
+    pthread_sigmask(SIG_BLOCK, &both, &h->mask);
+    if (sigismember(&h->mask, SIGPIPE) == 1 || sigismember(&h->mask, SIGXFSZ) == 1) sigpending(&h->waiting);
+}
+SMI_FOR_LAYERS void smi_os_hush_end(const smi_os_hush *h, bool failed) {
+    int reason = errno, taken = failed && reason == EPIPE ? SIGPIPE : failed && reason == EFBIG ? SIGXFSZ : 0;
+    sigset_t raised;
+    if (taken != 0 && sigismember(&h->waiting, taken) == 0 && sigpending(&raised) == 0 && sigismember(&raised, taken) == 1) {
+        sigemptyset(&raised);
+        sigaddset(&raised, taken);
+        sigwait(&raised, &taken);
+    }
+    pthread_sigmask(SIG_SETMASK, &h->mask, NULL);
+    errno = reason;
+}
+SMI_FOR_LAYERS bool smi_os_put(ssize_t n, size_t size, size_t *put) {
+    if (n > 0) *put = (size_t)n;
+    if (n == 0 && size > 0) errno = EIO; /* no reason given: the caller would try for ever */
+    return n > 0 || size == 0;
+}
 /* *put may be less than size: the caller goes on behind it, and meets the reason. */
 SMI_FOR_LAYERS bool smi_os_write_at(smi_os_handle handle, const void *data, size_t size, uint64_t offset, size_t *put) {
     *put = 0;
@@ -2446,22 +2585,29 @@ SMI_FOR_LAYERS bool smi_os_write_at(smi_os_handle handle, const void *data, size
     if (size > SMI_OS_IO_MAX) size = SMI_OS_IO_MAX;
     if (smi_os_file_fails() || !smi_os_offset(offset, size, &at)) return false;
     ssize_t n;
+    smi_os_hush hush;
+    smi_os_hush_begin(&hush);
     do n = pwrite(handle, data, size, at);
     while (n < 0 && errno == EINTR);
-    if (n > 0) *put = (size_t)n;
-    return n >= 0;
+    smi_os_hush_end(&hush, n < 0);
+    return smi_os_put(n, size, put);
 }
 SMI_FOR_LAYERS bool smi_os_write(smi_os_handle handle, const void *data, size_t size, size_t *put) {
     *put = 0;
     if (size > SMI_OS_IO_MAX) size = SMI_OS_IO_MAX;
     if (smi_os_file_fails()) return false;
     ssize_t n;
+    smi_os_hush hush;
+    smi_os_hush_begin(&hush);
     do n = write(handle, data, size);
     while (n < 0 && errno == EINTR);
-    if (n > 0) *put = (size_t)n;
-    return n >= 0;
+    smi_os_hush_end(&hush, n < 0);
+    return smi_os_put(n, size, put);
 }
-SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle) {
+/* What has nothing to sync (a pipe, a terminal) is in sync. *lost: the system tried, and may have dropped what it could not
+ * write: a later call that succeeds proves nothing (Rebello et al., Can Applications Recover from fsync Failures?, 2020). */
+SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle, bool *lost) {
+    *lost = false;
     if (smi_os_file_fails()) return false;
 #ifdef __APPLE__
     if (fcntl(handle, F_FULLFSYNC) == 0) return true; /* fsync stops at the drive's cache there */
@@ -2469,7 +2615,16 @@ SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle) {
     int failed;
     do failed = fsync(handle);
     while (failed != 0 && errno == EINTR);
-    return failed == 0;
+    *lost = failed != 0 && errno != EINVAL && errno != ENOTSUP;
+    return !*lost;
+}
+/* What close would say of the bytes written (network file systems tell only then), while the handle stays. *lost: as above. */
+SMI_FOR_LAYERS bool smi_os_settle(smi_os_handle handle, bool *lost) {
+    smi_os_handle copy;
+    *lost = false;
+    if (!smi_os_duplicate(&copy, handle)) return false;
+    *lost = !smi_os_close(copy);
+    return !*lost;
 }
 /* After a rename: the directory that `path` is in. */
 SMI_FOR_LAYERS bool smi_os_sync_directory_of(const char *path) {
@@ -2485,7 +2640,7 @@ SMI_FOR_LAYERS bool smi_os_sync_directory_of(const char *path) {
     directory[length] = '\0';
     smi_os_handle handle;
     if (!smi_os_open(&handle, directory, SMI_OS_READ, 0)) return false;
-    bool ok = smi_os_sync(handle);
+    bool lost, ok = smi_os_sync(handle, &lost);
     int reason = errno;
     close(handle);
     errno = reason;
@@ -2501,14 +2656,40 @@ SMI_FOR_LAYERS bool smi_os_truncate(smi_os_handle handle, uint64_t size) {
 }
 SMI_FOR_LAYERS bool smi_os_rename(const char *from, const char *to) { return !smi_os_file_fails() && rename(from, to) == 0; }
 SMI_FOR_LAYERS void smi_os_unlink(const char *path) { unlink(path); }
-/* The path without symbolic links, of a file that is there. */
-SMI_FOR_LAYERS bool smi_os_real_path(const char *path, char *real, size_t size) {
+/* Behind the last separator. */
+SMI_FOR_LAYERS const char *smi_os_name_in(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+/* The file that writing to `path` would replace: absolute, without symbolic links. It need not be there, its directory must. */
+SMI_FOR_LAYERS bool smi_os_real_target(const char *path, char *real, size_t size) {
+    if (smi_os_file_fails()) return false;
     char *found = realpath(path, NULL);
-    bool fits = found != NULL && strlen(found) < size;
-    if (fits) memcpy(real, found, strlen(found) + 1);
-    else if (found != NULL) errno = ENAMETOOLONG;
+    const char *name = "";
+    if (found == NULL && errno == ENOENT && strlen(path) < size) {
+        name = smi_os_name_in(path);
+        memcpy(real, path, (size_t)(name - path));
+        memcpy(real + (name - path), ".", 2); /* "dir/." or "." */
+        found = realpath(real, NULL);
+    }
+    if (found == NULL) return false;
+    size_t length = strlen(found), more = strlen(name), slash = more > 0 && found[length - 1] != '/' ? 1 : 0;
+    bool fits = length + slash + more < size;
+    if (fits) {
+        memcpy(real, found, length);
+        if (slash == 1) real[length] = '/';
+        memcpy(real + length + slash, name, more + 1);
+    }
     free(found);
+    if (!fits) errno = ENAMETOOLONG;
     return fits;
+}
+/* Every name in a directory ("dir/"); none where it cannot be read. */
+SMI_FOR_LAYERS void smi_os_each_name(const char *directory, void (*name_fn)(void *ctx, const char *name), void *ctx) {
+    DIR *list = smi_os_file_fails() ? NULL : opendir(directory);
+    if (list == NULL) return;
+    for (const struct dirent *entry; (entry = readdir(list)) != NULL;) name_fn(ctx, entry->d_name);
+    closedir(list);
 }
 SMI_FOR_LAYERS unsigned smi_os_process_id(void) { return (unsigned)getpid(); }
 SMI_FOR_LAYERS bool smi_os_process_lives(unsigned id) { return kill((pid_t)id, 0) == 0 || errno != ESRCH; }
@@ -2685,13 +2866,14 @@ static void smi_watch_free(const void *block, size_t size) {
  * ========================================================================== */
 
 /* Locks of the whole process, in the order in which they may be taken: registry, then a shared heap's
- * use lock, then one heap's lock, then stats, system, span, names, meta; a child heap's lock before its parent's. */
+ * use lock, then one heap's lock, then stats, system, span, names, meta, layers; a child heap's lock before its parent's. */
 static smi_lock smi_registry_lock = SMI_LOCK_INIT; /* heaps, tags, reclaimers, settings of the process */
 static smi_lock smi_stats_lock = SMI_LOCK_INIT;    /* what was published for peaks */
 static smi_lock smi_system_lock = SMI_LOCK_INIT;   /* blocks of SAGEMEM_HEAP_SYSTEM */
 static smi_lock smi_span_lock = SMI_LOCK_INIT;     /* regions, page map, obituaries */
 static smi_lock smi_names_lock = SMI_LOCK_INIT;    /* names */
 static smi_lock smi_meta_lock = SMI_LOCK_INIT;     /* the library's own structures */
+static smi_lock smi_layers_lock = SMI_LOCK_INIT;   /* what a layer adds up over the process */
 
 static void (*smi_log_fn)(void *ctx, sagemem_log_level level, const char *message);
 static void *smi_log_ctx;
@@ -6873,7 +7055,7 @@ static void smi_thread_ends(void) {
 }
 
 static void smi_fork_locks(bool take) {
-    smi_lock *last[] = {&smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_names_lock, &smi_meta_lock};
+    smi_lock *last[] = {&smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_names_lock, &smi_meta_lock, &smi_layers_lock};
     if (take) smi_lock_take(&smi_registry_lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
         if (take && SMI_LOAD(&h->owner) == SMI_ANY) smi_use_begin(h);
@@ -6896,7 +7078,8 @@ static bool smi_source_in_file(const smi_domain *heap);
 /* In the child only the forking thread lives. Heaps of the others may have stopped halfway through a change: their
  * blocks stay valid and may be freed, but nobody takes these heaps over. */
 static void smi_fork_child(void) {
-    smi_lock *locks[] = {&smi_registry_lock, &smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_names_lock, &smi_meta_lock};
+    smi_lock *locks[] = {&smi_registry_lock, &smi_stats_lock, &smi_system_lock, &smi_span_lock,
+                         &smi_names_lock,    &smi_meta_lock,  &smi_layers_lock};
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++) smi_lock_init(locks[i]);
     smi_os_forks++;
     smi_lock_init(&smi_process.lock);
@@ -10517,10 +10700,11 @@ static bool smi_filemap_is_ours(const sagemem_map *map) { return map->part.mappe
 static bool smi_filemap_write_back(const sagemem_map *map) {
     const smi_filemap_part *part = &map->part;
     size_t put;
+    bool lost; /* of no matter: the next flush writes all of it again */
     for (size_t done = 0; done < part->size; done += put)
         if (!smi_os_write_at(map->file, part->data + done, part->size - done, map->desc.offset + done, &put) || put == 0)
             return false;
-    return smi_os_sync(map->file);
+    return smi_os_sync(map->file, &lost);
 }
 
 static sagemem_status smi_filemap_flush(const sagemem_map *map, const char *call) {
@@ -10829,7 +11013,982 @@ SAGEMEM_API sagemem_status sagemem_map_refresh(sagemem_map *map) {
  * ========================================================================== */
 #if SAGEMEM_WITH_IO
 
-/* -- Writers ----------------------------------------------------------------------------------------------------- */
+/* -- Writers -----------------------------------------------------------------------------------------------------
+ *
+ *    offset            flight                       now
+ *      |  written  |done........used|  written |done........used|   room   |
+ *                  ^ the thread's, while `given`            ^ accepted     ^ size
+ *
+ *    Two parts, each a run of bytes at a position of the target: `now` is filled by the caller, `flight` (background only)
+ *    was handed to the thread. What is pending in flight comes before all of now. Of a part, [done, used) is pending; once
+ *    it is written the part is empty and begins where it ended. Without the thread, or when it failed, the caller writes.
+ *    While `given` is set, the thread alone touches flight.done and the target; it takes nothing else, no heap, no lock but
+ *    the writer's. The list of writers and the bytes of all buffers are under smi_layers_lock. */
+
+enum { SMI_WRITER_INITIAL = 1 << 20, SMI_WRITER_LEAST = 1 << 16, SMI_WRITER_MOST = 1 << 23 };
+enum {
+    SMI_WRITER_FLOOR = 4096, /* of a buffer that the budget makes small: below a page, writing through is as good */
+    SMI_WRITER_HABIT = 4,    /* as many flushes in a row that find it full, or nearly empty, change an adaptive buffer */
+    SMI_WRITER_PATH = 4096,  /* PATH_MAX of Linux */
+    SMI_WRITER_NAME = 200    /* bytes of a name that the temporary file's takes over: with all else it fits into 255 */
+};
+
+typedef struct smi_writer_part {
+    char *bytes; /* NULL: the budget, or the system, has none to give */
+    size_t used, done, size;
+    uint64_t base; /* position of bytes[0] */
+} smi_writer_part;
+
+struct sagemem_writer {
+    smi_object object;
+    size_t fast; /* what is smaller, and fits, takes the short path: size of now; 0 from any thread: look at the budget */
+    smi_writer_part now, flight;
+    uint32_t forks; /* of the process that opened it */
+    bool begun;
+    size_t begun_bytes; /* between write_begin and write_end */
+    size_t wish;        /* the size that now should have, were it not for the budget */
+    int habit;          /* full flushes in a row, or nearly empty ones if negative */
+    uint64_t reach;     /* of the target: end of what a failed call has left behind what is accepted */
+    char *path;
+    char *target, *beside; /* atomic: the file to replace; the new one until it is renamed */
+    uint32_t beside_number;
+    smi_os_handle handle;
+    sagemem_sink sink;
+    sagemem_writer_desc desc; /* resolved */
+    bool positioned;          /* written by position; else in order */
+    bool emptied;             /* all that the file has is the writer's */
+    bool renamed, closed, abandoned, listed, zero;
+    sagemem_status final; /* not OK: what no repetition can mend, */
+    int final_error;
+    /* background */
+    bool threaded, given, quit;
+    smi_os_thread thread;
+    smi_lock lock;
+    smi_condition changed;
+    sagemem_writer *older, *newer; /* of all writers of the process */
+};
+
+static void smi_writer_end(smi_object *o);
+static size_t smi_writer_check(const smi_object *o, const char *call);
+static const smi_object_kind smi_writer_kind = {"writer", sizeof(sagemem_writer), smi_writer_end, smi_writer_check};
+
+static sagemem_writer *smi_writer_newest;
+static smi_u64 smi_writer_budget, smi_writer_bytes; /* 0: none; of all buffers */
+static smi_u64 smi_writer_buffers;                  /* that want a share of the budget: two of a background writer */
+static uint32_t smi_writer_number;                  /* of the temporary file made last */
+
+static const char *smi_writer_name(const sagemem_writer *w) {
+    return w->path != NULL ? w->path : w->desc.sink != NULL ? "the sink" : "the descriptor";
+}
+static uint64_t smi_writer_accepted(const sagemem_writer *w) { return w->now.base + w->now.used; }
+static uint64_t smi_writer_written(const sagemem_writer *w) {
+    size_t done = SMI_LOAD(&w->flight.done);
+    return w->flight.used > done ? w->flight.base + done : w->now.base + w->now.done;
+}
+/* Any thread: it may be a little behind. */
+static uint64_t smi_writer_pending(const smi_writer_part *p) {
+    size_t used = SMI_LOAD(&p->used), done = SMI_LOAD(&p->done);
+    return used > done ? used - done : 0;
+}
+
+/* -- Writers: the target. */
+
+/* Hands bytes to the target; *put of them were taken. The thread, or the caller while nothing is given to the thread. A
+ * system target: E_IO, and smi_os_error(). */
+static sagemem_status smi_writer_put(const sagemem_writer *w, const char *data, size_t size, uint64_t position, size_t *put) {
+    *put = 0;
+    if (w->desc.sink != NULL) {
+        sagemem_status status = w->sink.write_fn(w->sink.ctx, data, size, position);
+        if (status == SAGEMEM_OK) *put = size;
+        return status;
+    }
+    while (*put < size) {
+        size_t n = 0;
+        bool ok = w->positioned ? smi_os_write_at(w->handle, data + *put, size - *put, position + *put, &n)
+                                : smi_os_write(w->handle, data + *put, size - *put, &n);
+        *put += n;
+        if (!ok) return SAGEMEM_E_IO;
+    }
+    return SAGEMEM_OK;
+}
+
+static const char *const smi_writer_remedy = "nothing pending is lost: remove the cause and repeat, or abandon";
+
+static sagemem_status smi_writer_refused(const sagemem_writer *w, sagemem_status status, const char *call, size_t size,
+                                         uint64_t position) {
+    if (w->desc.sink == NULL)
+        return smi_fail_file(call, smi_writer_name(w), smi_writer_remedy, "writing %zu bytes at %llu", size,
+                             (unsigned long long)position);
+    return smi_fail(status, 0, call, "the sink did not take %zu bytes for position %llu: %s; %s", size,
+                    (unsigned long long)position, sagemem_status_name(status), smi_writer_remedy);
+}
+
+/* Notes what no repetition can mend: from now on every call fails so. */
+static sagemem_status smi_writer_finish_with(sagemem_writer *w, sagemem_status status) {
+    w->final = status;
+    w->final_error = smi_mine.error.os_error;
+    SMI_STORE(&w->fast, (size_t)0);
+    return status;
+}
+
+/* Writes what is pending in a part. The caller's thread, while nothing is given. */
+static sagemem_status smi_writer_push(sagemem_writer *w, smi_writer_part *p, const char *call) {
+    if (p->used == p->done) return SAGEMEM_OK;
+    size_t put, size = p->used - p->done;
+    uint64_t position = p->base + p->done;
+    sagemem_status status = smi_writer_put(w, p->bytes + p->done, size, position, &put);
+    SMI_STORE(&p->done, p->done + put);
+    return status == SAGEMEM_OK ? status : smi_writer_refused(w, status, call, size - put, position + put);
+}
+/* All of it is written: it goes on where it ended. */
+static void smi_writer_empty(smi_writer_part *p) {
+    p->base += p->used;
+    SMI_STORE(&p->used, (size_t)0);
+    SMI_STORE(&p->done, (size_t)0);
+    if (smi_watched && p->bytes != NULL) smi_watch_shut(p->bytes, p->size);
+}
+
+static void smi_writer_thread(void *ctx) {
+    sagemem_writer *w = (sagemem_writer *)ctx;
+    smi_lock_take(&w->lock);
+    for (;;) {
+        while (!w->given && !w->quit) smi_condition_wait(&w->changed, &w->lock);
+        if (!w->given) break;
+        smi_lock_give(&w->lock);
+        smi_writer_part *p = &w->flight;
+        size_t put; /* why it is not all, the caller learns when it tries the rest */
+        (void)smi_writer_put(w, p->bytes + p->done, p->used - p->done, p->base + p->done, &put);
+        smi_lock_take(&w->lock);
+        SMI_STORE(&p->done, p->done + put);
+        w->given = false;
+        smi_condition_wake_all(&w->changed);
+    }
+    smi_lock_give(&w->lock);
+}
+
+static void smi_writer_wait(sagemem_writer *w) {
+    if (!w->threaded) return;
+    smi_lock_take(&w->lock);
+    while (w->given) smi_condition_wait(&w->changed, &w->lock);
+    smi_lock_give(&w->lock);
+}
+
+/* The thread has nothing to do, and nothing it left is pending. */
+static sagemem_status smi_writer_land(sagemem_writer *w, const char *call) {
+    smi_writer_wait(w);
+    sagemem_status status = smi_writer_push(w, &w->flight, call);
+    if (status == SAGEMEM_OK) smi_writer_empty(&w->flight);
+    return status;
+}
+
+/* Everything accepted is the target's. */
+static sagemem_status smi_writer_drain(sagemem_writer *w, const char *call) {
+    sagemem_status status = smi_writer_land(w, call);
+    if (status == SAGEMEM_OK) status = smi_writer_push(w, &w->now, call);
+    if (status == SAGEMEM_OK) smi_writer_empty(&w->now);
+    return status;
+}
+
+/* The thread writes what the caller has filled; the caller goes on in what the thread has written. */
+static sagemem_status smi_writer_hand_over(sagemem_writer *w, const char *call) {
+    sagemem_status status = smi_writer_land(w, call);
+    if (status != SAGEMEM_OK) return status;
+    smi_writer_part full = w->now;
+    w->now.bytes = w->flight.bytes;
+    SMI_STORE(&w->now.size, w->flight.size);
+    w->now.base = full.base + full.used;
+    SMI_STORE(&w->now.used, (size_t)0);
+    SMI_STORE(&w->now.done, (size_t)0);
+    smi_lock_take(&w->lock);
+    w->flight.bytes = full.bytes;
+    w->flight.size = full.size;
+    w->flight.base = full.base;
+    SMI_STORE(&w->flight.used, full.used);
+    SMI_STORE(&w->flight.done, full.done);
+    w->given = true;
+    smi_condition_wake_all(&w->changed);
+    smi_lock_give(&w->lock);
+    return SAGEMEM_OK;
+}
+
+/* -- Writers: buffers and their budget. */
+
+/* Claims bytes for a buffer: what is wanted, or what is left of the budget, but at least `least`; 0: there is not so much. */
+static size_t smi_writer_claim(size_t least, size_t wanted) {
+    smi_lock_take(&smi_layers_lock);
+    uint64_t budget = smi_writer_budget, left = UINT64_MAX;
+    if (budget > 0) left = budget > smi_writer_bytes ? budget - smi_writer_bytes : 0;
+    size_t got = wanted <= left ? wanted : left >= least ? (size_t)left : 0;
+    SMI_STORE(&smi_writer_bytes, smi_writer_bytes + got);
+    smi_lock_give(&smi_layers_lock);
+    return got;
+}
+static void smi_writer_unclaim(size_t size) {
+    smi_lock_take(&smi_layers_lock);
+    SMI_STORE(&smi_writer_bytes, smi_writer_bytes - size);
+    smi_lock_give(&smi_layers_lock);
+}
+
+/* What a buffer may have: its share of the budget, if there is one. */
+static size_t smi_writer_share(void) {
+    uint64_t budget = SMI_LOAD(&smi_writer_budget), buffers = SMI_LOAD(&smi_writer_buffers);
+    if (budget == 0) return SIZE_MAX;
+    uint64_t share = budget / (buffers > 0 ? buffers : 1);
+    return share < SMI_WRITER_FLOOR ? (size_t)SMI_WRITER_FLOOR : share < SIZE_MAX ? (size_t)share : SIZE_MAX;
+}
+/* Those with more than their share look at it at their next call. Under smi_layers_lock. */
+static void smi_writer_press(void) {
+    size_t share = smi_writer_share();
+    for (sagemem_writer *w = smi_writer_newest; w != NULL; w = w->older)
+        if (SMI_LOAD(&w->now.size) > share) SMI_STORE(&w->fast, (size_t)0);
+}
+
+/* Frees a buffer; `keep` bytes of it stay claimed. */
+static void smi_writer_release(smi_writer_part *p, size_t keep) {
+    if (p->bytes == NULL) return;
+    smi_watch_open(p->bytes, p->size);
+    smi_free_slow(p->bytes, smi_nowhere, "writer");
+    p->bytes = NULL;
+    smi_writer_unclaim(p->size - keep);
+    SMI_STORE(&p->size, (size_t)0);
+}
+
+/* Makes claimed bytes the buffer. A smaller one will do, so neither are reclaimers asked nor is a failure the call's; if it is
+ * `needed`, both. */
+static bool smi_writer_take(sagemem_writer *w, size_t claimed, bool needed, const char *call) {
+    sagemem_error before = smi_mine.error;
+    bool zeroed;
+    char *bytes = needed ? (char *)smi_object_alloc(&w->object, 16, claimed, w->desc.tag, false, call)
+                         : (char *)smi_domain_alloc(w->object.domain, 16, claimed, w->desc.tag, smi_nowhere, &zeroed, call);
+    if (bytes == NULL) {
+        if (!needed) smi_mine.error = before;
+        smi_writer_unclaim(claimed);
+        return false;
+    }
+    if (smi_watched) smi_watch_shut(bytes, claimed);
+    w->now.bytes = bytes;
+    SMI_STORE(&w->now.size, claimed);
+    return true;
+}
+
+/* Another size for the empty buffer. The old one goes first, so that the budget holds at every moment. */
+static bool smi_writer_resize(sagemem_writer *w, size_t least, size_t size, bool needed, const char *call) {
+    size_t before = w->now.size, kept = size < before ? size : 0;
+    smi_writer_release(&w->now, kept);
+    size_t claimed = kept > 0 ? kept : smi_writer_claim(least, size);
+    if (claimed > 0 && smi_writer_take(w, claimed, needed, call)) return true;
+    if (claimed == 0 && needed)
+        smi_fail(SAGEMEM_E_LIMIT, 0, call,
+                 "the budget of all writers has no %zu bytes left for a record; raise it with sagemem_writers_set_budget, or use "
+                 "sagemem_write, which needs no buffer",
+                 size);
+    if (before > 0 && smi_writer_claim(before, before) > 0) (void)smi_writer_take(w, before, false, call);
+    return false;
+}
+
+/* The short path is open as far as the buffer goes. */
+static void smi_writer_quicken(sagemem_writer *w) {
+    SMI_STORE(&w->fast, smi_watched || w->final != SAGEMEM_OK || w->renamed ? (size_t)0 : w->now.size);
+}
+
+/* Brings the buffer, which is empty, to its size: a shrinking budget, an adaptive writer, memory that is there again. */
+static void smi_writer_fit(sagemem_writer *w, const char *call) {
+    size_t share = smi_writer_share(), goal = w->wish < share ? w->wish : share;
+    if (w->now.bytes == NULL && w->flight.bytes != NULL && w->flight.used == 0 && w->flight.size <= share) {
+        w->now.bytes = w->flight.bytes; /* there is memory for one only */
+        SMI_STORE(&w->now.size, w->flight.size);
+        w->flight.bytes = NULL;
+        SMI_STORE(&w->flight.size, (size_t)0);
+    }
+    if (goal > w->now.size && share != SIZE_MAX) { /* little more is not worth a new buffer */
+        uint64_t held = SMI_LOAD(&smi_writer_bytes), budget = SMI_LOAD(&smi_writer_budget);
+        uint64_t might = (budget > held ? budget - held : 0) + w->now.size;
+        bool worth = might >= SMI_WRITER_FLOOR && might >= 2 * (uint64_t)w->now.size;
+        if (might < goal) goal = worth ? (size_t)might : w->now.size;
+    }
+    if (goal != w->now.size) {
+        size_t least = goal < SMI_WRITER_FLOOR ? goal : (size_t)SMI_WRITER_FLOOR;
+        if (!smi_writer_resize(w, least, goal, false, call) && share == SIZE_MAX) /* not again at each flush */
+            w->wish = w->now.size > 0 ? w->now.size : w->desc.min_bytes;
+    }
+    smi_writer_quicken(w);
+}
+
+/* The first buffer: as large as the budget has left, half of that and so on where memory is short, down to min_bytes. */
+static bool smi_writer_first(sagemem_writer *w, const char *call) {
+    size_t least = w->desc.min_bytes < SMI_WRITER_FLOOR ? w->desc.min_bytes : (size_t)SMI_WRITER_FLOOR;
+    size_t size = smi_writer_claim(least, w->wish);
+    if (size == 0) return true; /* it writes through */
+    while (size > w->desc.min_bytes) {
+        if (smi_writer_take(w, size, false, call)) return true;
+        size = smi_writer_claim(least, size / 2 > w->desc.min_bytes ? size / 2 : w->desc.min_bytes);
+        if (size == 0) return true;
+    }
+    return smi_writer_take(w, size, true, call);
+}
+
+/* An adaptive writer learns from what a flush finds. */
+static void smi_writer_learn(sagemem_writer *w, bool full) {
+    if (!w->desc.adaptive) return;
+    bool little = !full && w->now.used < w->now.size / 4;
+    if (full) w->habit = w->habit < 0 ? 1 : w->habit + 1;
+    else w->habit = !little ? 0 : w->habit > 0 ? -1 : w->habit - 1;
+    if (w->habit >= SMI_WRITER_HABIT) w->wish = w->wish > w->desc.max_bytes / 2 ? w->desc.max_bytes : w->wish * 2;
+    if (w->habit <= -SMI_WRITER_HABIT) w->wish = w->wish / 2 < w->desc.min_bytes ? w->desc.min_bytes : w->wish / 2;
+    if (w->habit >= SMI_WRITER_HABIT || w->habit <= -SMI_WRITER_HABIT) w->habit = 0;
+}
+
+/* Makes the buffer empty, and of the right size. */
+static sagemem_status smi_writer_turn(sagemem_writer *w, const char *call) {
+    if (w->now.used > 0) {
+        smi_writer_learn(w, true);
+        sagemem_status status = w->threaded ? smi_writer_hand_over(w, call) : smi_writer_drain(w, call);
+        if (status != SAGEMEM_OK) return status;
+    }
+    smi_writer_fit(w, call);
+    return SAGEMEM_OK;
+}
+
+/* Whether `size` bytes more go into the buffer as it is. */
+static bool smi_writer_has_room(const sagemem_writer *w, size_t size) {
+    return w->now.bytes != NULL && size <= w->now.size - w->now.used && w->now.size <= smi_writer_share();
+}
+
+/* -- Writers: opening. */
+
+static sagemem_status smi_writer_resolve(sagemem_writer_desc *d, const char *call) {
+    int targets = (d->path != NULL) + (d->fd_plus_one != 0) + (d->sink != NULL);
+    if (targets != 1 || d->fd_plus_one < 0 || (d->sink != NULL && d->sink->write_fn == NULL))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "a writer has one target: a path, a descriptor plus one, or a sink with a write_fn; %d were given",
+                        targets);
+    if ((d->atomic && (d->path == NULL || d->offset > 0)) || d->offset > INT64_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "atomic replaces a whole file: it needs a path and offset 0; offset %llu; offsets end at 2^63",
+                        (unsigned long long)d->offset);
+    if ((unsigned)d->sync > SAGEMEM_SYNC_EVERY_FLUSH || (d->sync != SAGEMEM_SYNC_NONE && d->sink != NULL))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "sync %d: use SAGEMEM_SYNC_NONE, _AT_CLOSE, _EVERY_FLUSH; of a sink, _NONE",
+                        (int)d->sync);
+    if (d->tag > SAGEMEM_TAG_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", d->tag,
+                        SAGEMEM_TAG_USER_MAX);
+    size_t largest = d->initial_bytes > d->min_bytes ? d->initial_bytes : d->min_bytes;
+    if (d->max_bytes == 0) d->max_bytes = largest > SMI_WRITER_MOST ? largest : (size_t)SMI_WRITER_MOST;
+    if (d->initial_bytes == 0)
+        d->initial_bytes = d->min_bytes > SMI_WRITER_INITIAL   ? d->min_bytes
+                           : d->max_bytes < SMI_WRITER_INITIAL ? d->max_bytes
+                                                               : (size_t)SMI_WRITER_INITIAL;
+    if (d->min_bytes == 0) d->min_bytes = d->initial_bytes < SMI_WRITER_LEAST ? d->initial_bytes : (size_t)SMI_WRITER_LEAST;
+    if (d->min_bytes <= d->initial_bytes && d->initial_bytes <= d->max_bytes) return SAGEMEM_OK;
+    return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "min_bytes %zu, initial_bytes %zu and max_bytes %zu must rise", d->min_bytes,
+                    d->initial_bytes, d->max_bytes);
+}
+
+static char *smi_writer_copy(sagemem_writer *w, const char *text, const char *call) {
+    char *copy = (char *)smi_object_alloc(&w->object, 16, strlen(text) + 1, w->desc.tag, false, call);
+    if (copy != NULL) memcpy(copy, text, strlen(text) + 1);
+    return copy;
+}
+
+/* What one name in the directory of an atomic target must look like to be a file that a writer left beside it. */
+typedef struct smi_writer_leftovers {
+    const sagemem_writer *w;
+    const char *name; /* of the target, */
+    size_t directory; /* which begins there in w->target; bytes of what is in front */
+} smi_writer_leftovers;
+
+static size_t smi_writer_stem(char *text, size_t size, const char *name) {
+    int length = snprintf(text, size, ".%.*s.sagemem-", SMI_WRITER_NAME, name);
+    return length > 0 ? (size_t)length : 0;
+}
+
+/* A writer of this process has it open. */
+static bool smi_writer_has_number(uint32_t number) {
+    smi_lock_take(&smi_layers_lock);
+    const sagemem_writer *w = smi_writer_newest;
+    while (w != NULL && (w->beside == NULL || w->beside_number != number || w->forks != smi_os_forks)) w = w->older;
+    smi_lock_give(&smi_layers_lock);
+    return w != NULL;
+}
+
+/* Removes a file that a writer left beside the target, if that writer is dead: nobody holds the file. Where files cannot be
+ * held, its process must be gone. */
+static void smi_writer_clean(void *ctx, const char *name) {
+    const smi_writer_leftovers *l = (const smi_writer_leftovers *)ctx;
+    char stem[SMI_WRITER_NAME + 32], path[SMI_WRITER_PATH];
+    size_t length = smi_writer_stem(stem, sizeof stem, l->name);
+    if (strncmp(name, stem, length) != 0 || name[length] < '0' || name[length] > '9') return;
+    char *end;
+    unsigned long process = strtoul(name + length, &end, 10);
+    if (*end != '-' || end[1] < '0' || end[1] > '9') return;
+    unsigned long number = strtoul(end + 1, &end, 10);
+    if (*end != '\0' || l->directory + strlen(name) >= sizeof path) return;
+    memcpy(path, l->w->target, l->directory);
+    memcpy(path + l->directory, name, strlen(name) + 1);
+    bool mine = process == smi_os_process_id();
+    if (mine && smi_writer_has_number((uint32_t)number)) return;
+    smi_os_info info;
+    smi_os_handle handle;
+    if (!smi_os_info_at(path, &info) || !info.regular || !smi_os_open(&handle, path, SMI_OS_UPDATE, 0)) return;
+    smi_os_hold hold = smi_os_hold_file(handle);
+    bool dead = hold == SMI_OS_HOLD_MINE || (hold == SMI_OS_HOLD_NONE && (mine || !smi_os_process_lives((unsigned)process)));
+    if (dead && smi_os_info_of(handle, &info) && !info.unlinked) smi_os_unlink(path);
+    smi_os_close(handle);
+}
+
+/* One attempt at making the new file; *again: the name is taken, or somebody cleans up just there. */
+static sagemem_status smi_writer_make_beside(sagemem_writer *w, unsigned permissions, bool *again, const char *call) {
+    const char *remedy = "look at the directory's permissions and space";
+    smi_os_info info;
+    *again = false;
+    if (!smi_os_open(&w->handle, w->beside, SMI_OS_NEW, permissions)) {
+        w->handle = smi_os_no_handle();
+        *again = smi_os_is_there(smi_os_error());
+        return *again ? SAGEMEM_E_IO : smi_fail_file(call, w->beside, remedy, "making the new file");
+    }
+    smi_os_hold hold = smi_os_hold_file(w->handle);
+    if (smi_os_info_of(w->handle, &info)) {
+        if (hold != SMI_OS_HOLD_OTHERS && !info.unlinked) return SAGEMEM_OK;
+        *again = true;
+    } else {
+        smi_fail_file(call, w->beside, remedy, "looking at the new file");
+        smi_os_unlink(w->beside);
+    }
+    smi_os_close(w->handle);
+    w->handle = smi_os_no_handle();
+    return SAGEMEM_E_IO;
+}
+
+/* The new file of an atomic writer, beside the one that it will replace, with its permissions. */
+static sagemem_status smi_writer_open_beside(sagemem_writer *w, const char *call) {
+    char stem[SMI_WRITER_NAME + 32];
+    smi_os_info old;
+    bool replaces = smi_os_info_at(w->target, &old), again = true;
+    if (!replaces && !smi_os_is_missing(smi_os_error()))
+        return smi_fail_file(call, w->path, "look at its permissions", "looking at the file to replace");
+    if (replaces && !old.regular)
+        return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call, "%.150s is no regular file: an atomic writer replaces it; write without",
+                        w->path);
+    smi_writer_leftovers l = {w, smi_os_name_in(w->target), 0};
+    l.directory = (size_t)(l.name - w->target);
+    smi_writer_stem(stem, sizeof stem, l.name);
+    char directory[SMI_WRITER_PATH];
+    memcpy(directory, w->target, l.directory);
+    directory[l.directory] = '\0';
+    smi_os_each_name(directory, smi_writer_clean, &l);
+    size_t room = l.directory + strlen(stem) + 32;
+    w->beside = (char *)smi_object_alloc(&w->object, 16, room, w->desc.tag, false, call);
+    if (w->beside == NULL) return smi_mine.error.status;
+    sagemem_status status = SAGEMEM_E_IO;
+    while (again) {
+        w->beside_number = __atomic_add_fetch(&smi_writer_number, 1, __ATOMIC_RELAXED);
+        smi_text(w->beside, room, "%s%s%u-%u", directory, stem, smi_os_process_id(), (unsigned)w->beside_number);
+        status = smi_writer_make_beside(w, replaces ? old.permissions & 0777u : 0666u, &again, call);
+    }
+    if (status != SAGEMEM_OK) {
+        smi_free_slow(w->beside, smi_nowhere, call);
+        w->beside = NULL; /* there is none to remove */
+    } else if (replaces && !smi_os_set_permissions(w->handle, old.permissions & 0777u)) {
+        status = smi_fail_file(call, w->beside, "write without atomic", "giving it the permissions of the file it replaces");
+    }
+    w->positioned = w->emptied = true;
+    return status;
+}
+
+static sagemem_status smi_writer_open_path(sagemem_writer *w, const char *call) {
+    const char *remedy = "look at the path, its permissions, and the space there";
+    smi_os_info info;
+    if (!smi_os_open(&w->handle, w->path, SMI_OS_WRITE, 0666)) {
+        w->handle = smi_os_no_handle();
+        return smi_fail_file(call, w->path, remedy, "opening it to write");
+    }
+    if (!smi_os_info_of(w->handle, &info)) return smi_fail_file(call, w->path, remedy, "looking at it");
+    w->positioned = info.seekable;
+    w->emptied = info.regular && w->desc.offset == 0;
+    if (w->emptied && info.size > 0 && !smi_os_truncate(w->handle, 0)) {
+        w->emptied = false;
+        return smi_fail_file(call, w->path, remedy, "emptying it");
+    }
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_writer_open_fd(sagemem_writer *w, const char *call) {
+    smi_os_info info;
+    int fd = w->desc.fd_plus_one - 1;
+    if (!smi_os_duplicate(&w->handle, fd)) {
+        w->handle = smi_os_no_handle();
+        return smi_fail_file(call, NULL, "pass one that is open, plus one", "duplicating number %d", fd);
+    }
+    if (!smi_os_info_of(w->handle, &info)) return smi_fail_file(call, NULL, "pass another", "looking at number %d", fd);
+    if (!info.writable || info.directory)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "descriptor %d is not open for writing; open it so", fd);
+    w->positioned = info.seekable && !info.appends;
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_writer_open_target(sagemem_writer *w, const char *call) {
+    if (w->desc.sink != NULL) return SAGEMEM_OK;
+    if (w->desc.path == NULL) return smi_writer_open_fd(w, call);
+    return w->desc.atomic ? smi_writer_open_beside(w, call) : smi_writer_open_path(w, call);
+}
+
+/* The memory first: a file is not emptied for a writer that then cannot be made. */
+static sagemem_status smi_writer_prepare(sagemem_writer *w, const char *call) {
+    char real[SMI_WRITER_PATH];
+    const char *path = w->desc.path;
+    if (path != NULL && (w->path = smi_writer_copy(w, path, call)) == NULL) return smi_mine.error.status;
+    if (w->desc.atomic) {
+        if (!smi_os_real_target(path, real, sizeof real))
+            return smi_fail_file(call, path, "look at the path", "finding where it leads");
+        if (*smi_os_name_in(real) == '\0' || *smi_os_name_in(path) == '\0')
+            return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "'%.150s' names no file: pass the name of one", path);
+        if ((w->target = smi_writer_copy(w, real, call)) == NULL) return smi_mine.error.status;
+    }
+    w->desc.path = w->path;
+    if (!smi_writer_first(w, call)) return smi_mine.error.status;
+    sagemem_status status = smi_writer_open_target(w, call);
+    if (status != SAGEMEM_OK || !w->desc.background) return status;
+    smi_lock_init(&w->lock);
+    smi_condition_init(&w->changed);
+    w->threaded = smi_os_thread_start(&w->thread, smi_writer_thread, w); /* without, the caller writes */
+    if (!w->threaded) smi_condition_deinit(&w->changed);
+    w->desc.background = w->threaded;
+    return SAGEMEM_OK;
+}
+
+/* What the process leaves unwritten when it ends through exit(). */
+static void smi_writer_at_exit(void) {
+    smi_lock_take(&smi_layers_lock);
+    for (const sagemem_writer *w = smi_writer_newest; w != NULL; w = w->older) {
+        uint64_t pending = smi_writer_pending(&w->flight) + smi_writer_pending(&w->now);
+        if (w->forks == smi_os_forks && pending > 0)
+            smi_log(SAGEMEM_LOG_ERROR, "exit: the writer of %s was not closed: %llu bytes that it accepted are lost",
+                    smi_writer_name(w), (unsigned long long)pending);
+    }
+    smi_lock_give(&smi_layers_lock);
+}
+
+static void smi_writer_list(sagemem_writer *w) {
+    static bool watched;
+    smi_lock_take(&smi_layers_lock);
+    if (!watched) watched = atexit(smi_writer_at_exit) == 0;
+    w->older = smi_writer_newest;
+    if (w->older != NULL) w->older->newer = w;
+    smi_writer_newest = w;
+    w->listed = true;
+    SMI_STORE(&smi_writer_buffers, smi_writer_buffers + (w->threaded ? 2 : 1));
+    smi_writer_press();
+    smi_lock_give(&smi_layers_lock);
+}
+static void smi_writer_unlist(sagemem_writer *w) {
+    if (!w->listed) return;
+    smi_lock_take(&smi_layers_lock);
+    if (w->newer != NULL) w->newer->older = w->older;
+    else smi_writer_newest = w->older;
+    if (w->older != NULL) w->older->newer = w->newer;
+    SMI_STORE(&smi_writer_buffers, smi_writer_buffers - (w->threaded ? 2 : 1));
+    smi_lock_give(&smi_layers_lock);
+}
+
+/* -- Writers: the end. */
+
+/* Nothing accepted is lost silently. */
+static void smi_writer_mourn(const sagemem_writer *w) {
+    uint64_t accepted = smi_writer_accepted(w), kept = w->desc.atomic ? w->desc.offset : smi_writer_written(w);
+    if (accepted > kept)
+        smi_log(SAGEMEM_LOG_ERROR,
+                "the writer of %s was not closed before its scope or heap ended: %llu of %llu bytes that it accepted are lost%s",
+                smi_writer_name(w), (unsigned long long)(accepted - kept), (unsigned long long)(accepted - w->desc.offset),
+                w->desc.atomic ? ", the file is as it was" : "");
+}
+
+/* Of a file that was kept at the start, what a failed call left behind the end stays: it may be somebody else's. */
+static void smi_writer_end(smi_object *o) {
+    sagemem_writer *w = (sagemem_writer *)o;
+    bool ours = w->forks == smi_os_forks; /* in the child of a fork, all but the memory is the parent's */
+    if (w->threaded && ours) {
+        smi_lock_take(&w->lock);
+        w->quit = true;
+        smi_condition_wake_all(&w->changed);
+        smi_lock_give(&w->lock);
+        smi_os_thread_join(&w->thread);
+        smi_condition_deinit(&w->changed);
+    }
+    bool dropped = ours && w->listed && !w->closed;
+    if (dropped && !w->renamed && !w->abandoned) smi_writer_mourn(w);
+    if (dropped && w->emptied && w->reach > smi_writer_written(w)) (void)smi_os_truncate(w->handle, smi_writer_written(w));
+    if (dropped && w->desc.sink != NULL && w->sink.close_fn != NULL) (void)w->sink.close_fn(w->sink.ctx);
+    if (w->handle != smi_os_no_handle()) smi_os_close(w->handle);
+    if (ours && w->beside != NULL && !w->renamed) smi_os_unlink(w->beside);
+    smi_writer_unlist(w);
+    smi_writer_release(&w->now, 0);
+    smi_writer_release(&w->flight, 0);
+    smi_free_slow(w->beside, smi_nowhere, "writer");
+    smi_free_slow(w->target, smi_nowhere, "writer");
+    smi_free_slow(w->path, smi_nowhere, "writer");
+}
+
+static void smi_writer_finish(sagemem_writer *w) {
+    smi_domain *heap = w->object.domain->base;
+    smi_object_end(&w->object);
+    smi_leave(heap);
+}
+
+static size_t smi_writer_check_part(const sagemem_writer *w, const smi_writer_part *p, const char *what, const char *call) {
+    size_t done = SMI_LOAD(&p->done);
+    bool good = done <= p->used && p->used <= p->size && (p->bytes == NULL ? p->size == 0 : p->size <= sagemem_size(p->bytes));
+    if (good) return 0;
+    smi_log(SAGEMEM_LOG_ERROR, "%s: the writer of %s is damaged: %s %p of %zu bytes, %zu used, %zu done", call, smi_writer_name(w),
+            what, (const void *)p->bytes, p->size, p->used, done);
+    return 1;
+}
+
+static size_t smi_writer_check(const smi_object *o, const char *call) {
+    const sagemem_writer *w = (const sagemem_writer *)o;
+    size_t damaged =
+        smi_writer_check_part(w, &w->now, "buffer", call) + smi_writer_check_part(w, &w->flight, "second buffer", call);
+    if (w->flight.used > 0 && w->flight.base + w->flight.used != w->now.base) {
+        smi_log(SAGEMEM_LOG_ERROR, "%s: the writer of %s is damaged: its buffers do not follow each other", call,
+                smi_writer_name(w));
+        damaged++;
+    }
+    return damaged;
+}
+
+/* -- Writers: the calls. */
+
+/* What every call but abandon and the queries asks first; it ends what write_begin began. */
+static sagemem_status smi_writer_ready(sagemem_writer *w, const char *call) {
+    if (w->begun && smi_watched && w->now.bytes != NULL) smi_watch_shut(w->now.bytes + w->now.used, w->now.size - w->now.used);
+    w->begun = false;
+    if (w->forks != smi_os_forks)
+        return smi_fail(SAGEMEM_E_BUSY, 0, call,
+                        "the writer of %.120s was opened before the fork: it is the parent's; open one here", smi_writer_name(w));
+    if (w->final != SAGEMEM_OK)
+        return smi_fail(
+            w->final, w->final_error, call,
+            "%.100s: what was written may not have arrived, and no repetition can tell; abandon the writer, and write all "
+            "of it again",
+            smi_writer_name(w));
+    return SAGEMEM_OK;
+}
+/* And those that write. */
+static sagemem_status smi_writer_ready_to_write(sagemem_writer *w, const char *call) {
+    sagemem_status status = smi_writer_ready(w, call);
+    if (status != SAGEMEM_OK || !w->renamed) return status;
+    return smi_fail(SAGEMEM_E_CLOSED, 0, call, "%.120s is in its place, only its directory is not synced: close again, or abandon",
+                    smi_writer_name(w));
+}
+
+SAGEMEM_API sagemem_writer *sagemem_writer_open(const sagemem_writer_desc *desc) {
+    const char *call = "sagemem_writer_open";
+    if (desc == NULL) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "desc is NULL: pass one with a path, a descriptor plus one, or a sink");
+        return NULL;
+    }
+    sagemem_writer_desc d = *desc;
+    if (smi_writer_resolve(&d, call) != SAGEMEM_OK) return NULL;
+    sagemem_writer *w = (sagemem_writer *)smi_object_create(d.heap, &smi_writer_kind, NULL, call);
+    if (w == NULL) return NULL;
+    if (d.sink != NULL) w->sink = *d.sink;
+    if (d.sink != NULL) d.sink = &w->sink;
+    w->desc = d;
+    w->desc.heap = w->object.domain->base;
+    w->zero = (w->desc.heap->flags & SAGEMEM_HEAP_ZERO) != 0;
+    w->forks = smi_os_forks;
+    w->handle = smi_os_no_handle();
+    w->wish = d.initial_bytes;
+    w->now.base = d.offset;
+    if (smi_writer_prepare(w, call) != SAGEMEM_OK) {
+        sagemem_error why = smi_mine.error;
+        smi_writer_finish(w);
+        smi_mine.error = why;
+        return NULL;
+    }
+    smi_writer_list(w);
+    smi_writer_quicken(w);
+    smi_object_leave(&w->object);
+    return w;
+}
+
+SAGEMEM_API sagemem_status sagemem_writer_get_desc(const sagemem_writer *writer, sagemem_writer_desc *out) {
+    const char *call = "sagemem_writer_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass where the desc goes");
+    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    *out = writer->desc;
+    out->initial_bytes = writer->now.size;
+    smi_object_leave(&writer->object);
+    return SAGEMEM_OK;
+}
+
+static void smi_writer_append(sagemem_writer *w, const void *data, size_t size) {
+    char *at = w->now.bytes + w->now.used;
+    if (smi_watched) smi_watch_fresh(at, size);
+    memcpy(at, data, size);
+    SMI_STORE(&w->now.used, w->now.used + size);
+}
+
+/* Writes without the buffer, which is empty: what is larger, or when there is none. */
+static sagemem_status smi_writer_through(sagemem_writer *w, const char *data, size_t size, const char *call) {
+    size_t put;
+    uint64_t position = w->now.base;
+    sagemem_status status = smi_writer_put(w, data, size, position, &put);
+    if (status == SAGEMEM_OK || (!w->positioned && w->desc.sink == NULL)) w->now.base += put; /* a pipe gives nothing back */
+    else if (position + put > w->reach) w->reach = position + put;
+    return status == SAGEMEM_OK ? status : smi_writer_refused(w, status, call, size - put, position + put);
+}
+
+static sagemem_status smi_writer_write_slow(sagemem_writer *w, const void *data, size_t size, const char *call) {
+    sagemem_status status = smi_writer_ready_to_write(w, call);
+    if (status != SAGEMEM_OK || size == 0) return status;
+    if (data == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "data is NULL, but %zu bytes are to be written", size);
+    if (size > UINT64_MAX / 2 - smi_writer_accepted(w))
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%zu bytes at %llu: offsets end at 2^63", size,
+                        (unsigned long long)smi_writer_accepted(w));
+    if (w->now.bytes != NULL && size >= w->now.size) {
+        status = smi_writer_drain(w, call);
+        if (status == SAGEMEM_OK) smi_writer_fit(w, call);
+    } else if (!smi_writer_has_room(w, size)) {
+        status = smi_writer_turn(w, call);
+    }
+    if (status == SAGEMEM_OK && size < w->now.size && smi_writer_has_room(w, size)) {
+        smi_writer_append(w, data, size);
+        return status;
+    }
+    if (status == SAGEMEM_OK) status = smi_writer_drain(w, call);
+    return status == SAGEMEM_OK ? smi_writer_through(w, (const char *)data, size, call) : status;
+}
+
+SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size) {
+    const char *call = "sagemem_write";
+    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    size_t used = writer->now.used, fast = SMI_LOAD(&writer->fast);
+    sagemem_status status = SAGEMEM_OK;
+    if (SMI_LIKELY(size < fast && used <= fast - size && data != NULL && writer->forks == smi_os_forks)) {
+        memcpy(writer->now.bytes + used, data, size);
+        SMI_STORE(&writer->now.used, used + size);
+        writer->begun = false;
+    } else {
+        status = smi_writer_write_slow(writer, data, size, call);
+    }
+    smi_object_leave(&writer->object);
+    return status;
+}
+
+/* A larger buffer for a record that does not fit into the empty one. */
+static sagemem_status smi_writer_grow(sagemem_writer *w, size_t size, const char *call) {
+    size_t most = w->desc.max_bytes, goal = size > most - size / 2 ? most : size + size / 2; /* the next may be a little larger */
+    if (goal < w->wish) goal = w->wish;
+    bool grown = smi_writer_resize(w, size, goal, true, call);
+    if (grown) w->wish = w->now.size;
+    smi_writer_quicken(w);
+    return grown ? SAGEMEM_OK : smi_mine.error.status;
+}
+
+static void *smi_writer_room(sagemem_writer *w, size_t size, const char *call) {
+    sagemem_status status = smi_writer_ready_to_write(w, call);
+    size_t need = size > 0 ? size : 1;
+    if (status == SAGEMEM_OK && size > w->desc.max_bytes)
+        status = smi_fail(SAGEMEM_E_TOO_BIG, 0, call, "a record of %zu bytes is larger than max_bytes, %zu; use sagemem_write",
+                          size, w->desc.max_bytes);
+    if (status == SAGEMEM_OK && !smi_writer_has_room(w, need)) {
+        status = smi_writer_turn(w, call);
+        if (status == SAGEMEM_OK && need > w->now.size) status = smi_writer_grow(w, need, call);
+    }
+    if (status != SAGEMEM_OK) return NULL;
+    char *room = w->now.bytes + w->now.used;
+    if (smi_watched) smi_watch_fresh(room, size);
+    if (w->zero) memset(room, 0, size); /* gaps in records are the same in each run */
+    w->begun = true;
+    w->begun_bytes = size;
+    return room;
+}
+
+SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size) {
+    const char *call = "sagemem_write_begin";
+    if (!smi_object_enter(writer, &smi_writer_kind, call)) return NULL;
+    void *room = smi_writer_room(writer, size, call);
+    smi_object_leave(&writer->object);
+    return room;
+}
+
+SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used) {
+    const char *call = "sagemem_write_end";
+    if (!smi_object_enter(writer, &smi_writer_kind, call)) return;
+    bool begun = writer->begun, fits = used <= writer->begun_bytes;
+    if (begun && fits && writer->forks == smi_os_forks) SMI_STORE(&writer->now.used, writer->now.used + used);
+    if (smi_writer_ready(writer, call) == SAGEMEM_OK) {
+        if (!begun)
+            smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "no record was begun since the last call on the writer of %.100s",
+                      smi_writer_name(writer));
+        else if (!fits)
+            smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "%zu bytes were built in room for %zu; begin with as many", used,
+                      writer->begun_bytes);
+    }
+    smi_object_leave(&writer->object);
+}
+
+/* What of the bytes is still in this buffer. */
+static void smi_writer_patch_part(smi_writer_part *p, uint64_t position, const char *data, uint64_t end) {
+    uint64_t from = position > p->base ? position : p->base, part_end = p->base + p->used, to = end < part_end ? end : part_end;
+    if (from < to) memcpy(p->bytes + (size_t)(from - p->base), data + (size_t)(from - position), (size_t)(to - from));
+}
+
+static sagemem_status smi_writer_patch(sagemem_writer *w, uint64_t position, const char *data, size_t size, const char *call) {
+    sagemem_status status = smi_writer_ready_to_write(w, call);
+    if (status != SAGEMEM_OK) return status;
+    uint64_t accepted = smi_writer_accepted(w), end = position + size, written;
+    if ((data == NULL && size > 0) || position < w->desc.offset || position > accepted || size > accepted - position)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "%zu bytes at %llu are not all among those accepted, %llu to %llu; positions are absolute", size,
+                        (unsigned long long)position, (unsigned long long)w->desc.offset, (unsigned long long)accepted);
+    if (position < w->now.base) smi_writer_wait(w);
+    written = smi_writer_written(w);
+    if (position < written) { /* first what can fail */
+        size_t put, old = end < written ? size : (size_t)(written - position);
+        if (!w->positioned && w->desc.sink == NULL)
+            return smi_fail(
+                SAGEMEM_E_UNSUPPORTED, 0, call,
+                "position %llu is written already, and %.100s is written in order; patch before the flush, or write to a file",
+                (unsigned long long)position, smi_writer_name(w));
+        status = old > 0 ? smi_writer_put(w, data, old, position, &put) : SAGEMEM_OK;
+        if (status != SAGEMEM_OK) return smi_writer_refused(w, status, call, old, position);
+    }
+    if (position < w->now.base) smi_writer_patch_part(&w->flight, position, data, end);
+    smi_writer_patch_part(&w->now, position, data, end);
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_writer_patch(sagemem_writer *writer, uint64_t position, const void *data, size_t size) {
+    const char *call = "sagemem_writer_patch";
+    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    sagemem_status status = smi_writer_patch(writer, position, (const char *)data, size, call);
+    smi_object_leave(&writer->object);
+    return status;
+}
+
+static sagemem_status smi_writer_sync(sagemem_writer *w, const char *call) {
+    bool lost;
+    if (smi_os_sync(w->handle, &lost)) return SAGEMEM_OK;
+    sagemem_status status =
+        smi_fail_file(call, smi_writer_name(w), lost ? "abandon, and write it again" : "repeat the call", "syncing it");
+    return lost ? smi_writer_finish_with(w, status) : status;
+}
+
+static sagemem_status smi_writer_flush(sagemem_writer *w, const char *call) {
+    sagemem_status status = smi_writer_ready_to_write(w, call);
+    if (status != SAGEMEM_OK) return status;
+    smi_writer_learn(w, false);
+    status = smi_writer_drain(w, call);
+    if (status == SAGEMEM_OK) smi_writer_fit(w, call);
+    return status == SAGEMEM_OK && w->desc.sync == SAGEMEM_SYNC_EVERY_FLUSH ? smi_writer_sync(w, call) : status;
+}
+
+SAGEMEM_API sagemem_status sagemem_writer_flush(sagemem_writer *writer) {
+    const char *call = "sagemem_writer_flush";
+    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    sagemem_status status = smi_writer_flush(writer, call);
+    smi_object_leave(&writer->object);
+    return status;
+}
+
+/* The bytes of a file, as far as the desc asks. */
+static sagemem_status smi_writer_close_bytes(sagemem_writer *w, const char *call) {
+    sagemem_status status = smi_writer_drain(w, call);
+    if (status != SAGEMEM_OK || w->desc.sink != NULL) return status;
+    bool lost;
+    if (w->emptied && w->reach > w->now.base) {
+        if (!smi_os_truncate(w->handle, w->now.base))
+            return smi_fail_file(call, smi_writer_name(w), smi_writer_remedy, "cutting off what a failed call has left");
+        w->reach = w->now.base;
+    }
+    if (w->desc.sync != SAGEMEM_SYNC_NONE && (status = smi_writer_sync(w, call)) != SAGEMEM_OK) return status;
+    if (smi_os_settle(w->handle, &lost)) return SAGEMEM_OK;
+    status = smi_fail_file(call, smi_writer_name(w), lost ? "abandon, and write it again" : "close again", "closing it");
+    return lost ? smi_writer_finish_with(w, status) : status;
+}
+
+/* The name of an atomic file. */
+static sagemem_status smi_writer_close_name(sagemem_writer *w, const char *call) {
+    if (!w->renamed && !smi_os_rename(w->beside, w->target))
+        return smi_fail_file(call, w->path, "close again, or abandon", "putting the new file into its place");
+    w->renamed = true;
+    SMI_STORE(&w->fast, (size_t)0);
+    if (w->desc.sync == SAGEMEM_SYNC_NONE || smi_os_sync_directory_of(w->target)) return SAGEMEM_OK;
+    return smi_fail_file(call, w->path, "the file is in its place; close again, or abandon", "syncing its directory");
+}
+
+static sagemem_status smi_writer_close(sagemem_writer *w, const char *call) {
+    sagemem_status status = smi_writer_ready(w, call);
+    if (status == SAGEMEM_OK && !w->renamed) status = smi_writer_close_bytes(w, call);
+    if (status == SAGEMEM_OK && w->desc.atomic) status = smi_writer_close_name(w, call);
+    if (status == SAGEMEM_OK && w->desc.sink != NULL && w->sink.close_fn != NULL) {
+        status = w->sink.close_fn(w->sink.ctx);
+        w->sink.close_fn = NULL; /* once */
+        if (status != SAGEMEM_OK)
+            smi_writer_finish_with(w,
+                                   smi_fail(status, 0, call, "the sink's close_fn said %s; it took all bytes; abandon the writer",
+                                            sagemem_status_name(status)));
+    }
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_writer_close(sagemem_writer *writer) {
+    const char *call = "sagemem_writer_close";
+    if (writer == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "writer is NULL: did sagemem_writer_open fail?");
+    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    sagemem_status status = smi_writer_close(writer, call);
+    if (status == SAGEMEM_OK) {
+        writer->closed = true;
+        smi_writer_finish(writer);
+    } else {
+        smi_object_leave(&writer->object);
+    }
+    return status;
+}
+
+SAGEMEM_API void sagemem_writer_abandon(sagemem_writer *writer) {
+    if (writer == NULL || !smi_object_enter(writer, &smi_writer_kind, "sagemem_writer_abandon")) return;
+    writer->abandoned = true;
+    smi_writer_finish(writer);
+}
+
+SAGEMEM_API uint64_t sagemem_writer_accepted(const sagemem_writer *writer) {
+    if (!smi_object_enter(writer, &smi_writer_kind, "sagemem_writer_accepted")) return 0;
+    uint64_t bytes = smi_writer_accepted(writer) - writer->desc.offset;
+    smi_object_leave(&writer->object);
+    return bytes;
+}
+
+SAGEMEM_API uint64_t sagemem_writer_written(const sagemem_writer *writer) {
+    if (!smi_object_enter(writer, &smi_writer_kind, "sagemem_writer_written")) return 0;
+    uint64_t bytes = smi_writer_written(writer) - writer->desc.offset;
+    smi_object_leave(&writer->object);
+    return bytes;
+}
+
+SAGEMEM_API void sagemem_writers_set_budget(uint64_t bytes) {
+    smi_lock_take(&smi_layers_lock);
+    SMI_STORE(&smi_writer_budget, bytes);
+    smi_writer_press();
+    smi_lock_give(&smi_layers_lock);
+}
+
+SAGEMEM_API sagemem_status sagemem_writers_get_stats(sagemem_writers_stats *out) {
+    if (out == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, "sagemem_writers_get_stats", "out is NULL: pass where the statistics go");
+    memset(out, 0, sizeof *out);
+    smi_lock_take(&smi_layers_lock);
+    for (const sagemem_writer *w = smi_writer_newest; w != NULL; w = w->older) {
+        out->writers++;
+        out->buffered += smi_writer_pending(&w->flight) + smi_writer_pending(&w->now);
+    }
+    out->buffer_bytes = smi_writer_bytes;
+    out->budget = smi_writer_budget;
+    smi_lock_give(&smi_layers_lock);
+    return SAGEMEM_OK;
+}
 
 /* -- Readers -----------------------------------------------------------------------------------------------------
  *    A reader sees its input through a window of bytes that lie ready: the short path of every call is one comparison, and
