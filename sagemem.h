@@ -8355,6 +8355,1015 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
 
 /* -- Pools ------------------------------------------------------------------------------------------------------- */
 
+/* A block of the heap has room for many objects: its places, `stride` bytes apart. They are described apart from them, up
+ * to 3840 together, by a section:
+ *
+ *     block      | 64 or more | place 0 | place 1 | ...                   | place n | ...               |
+ *                               start                                     start of the next section
+ *     section    open  1 0 1 1 ...       one bit a word of the map: there may be a free place in it
+ *                map   0110... 0000...   one bit a place: it is free
+ *                gone  0000... 0100...   one bit a place: never used again (or behind the last one)
+ *
+ *     sections   [number] -> section     in the order in which their blocks were taken
+ *     open_map   one bit a section: it may have free places; `lowest`: no section below has any
+ *     table      [hash of address / window] -> section, one entry for each window that the section reaches into
+ *     front      the places freed last, newest on top
+ *
+ * The maps are the truth: a place is handed out where its bit is set. `open` and `open_map` are set where a bit below is
+ * set; they are cleared only when somebody looks there in vain. A place in `front` is free like any other; from the maps
+ * places are taken only while `front` is empty, so that what is in it is never handed out by them.
+ *
+ * Objects are handed out from the lowest free address of the section in use, then from the lowest section with any free
+ * place: whatever the order of the frees was, what is allocated one after the other lies one after the other. Places from
+ * `fresh` on were never handed out, and their memory was never touched.
+ *
+ * A free place begins with a proof, (address ^ key) * mix, that shows whether it was written to; in a SAGEMEM_HEAP_CHECKED
+ * heap all of it is filled, and there is a red zone behind each object. The first place does not lie at the start of the
+ * block: no object is a block, so that sagemem_free of one is seen. */
+enum {
+    SMI_POOL_WORDS = 60, /* of a map: a section's structure is 1 KiB then, with two of them */
+    SMI_POOL_PLACES = 64 * SMI_POOL_WORDS,
+    SMI_POOL_HEAD = 64,                /* in front of the first place, at least: a line, so that objects of 64 bytes are lines */
+    SMI_POOL_OBJECT_MAX = 1 << 18,     /* bytes of an object; the arithmetic of smi_pool_index is exact up to 2^19 */
+    SMI_POOL_BLOCK_MAX = 1 << 20,      /* bytes of a block that was not asked for by initial_count */
+    SMI_POOL_PAGE = SMI_GRANULE - 256, /* bytes of a block that fits into a page with all that any heap puts around it */
+    SMI_POOL_FRONT = 16,               /* a random walk of allocations and frees finds it empty once in 17 times */
+    SMI_POOL_INVERSE = 50,             /* bits behind the point of 1 / stride */
+    SMI_POOL_SLOTS = 64                /* at first: 512 bytes */
+};
+
+typedef struct smi_pool_section {
+    char *start;    /* place 0 */
+    size_t bytes;   /* of all places */
+    uint64_t open;  /* bit w: word w of the map may have a free place */
+    uint32_t fresh; /* places from here on were never handed out */
+    uint32_t places;
+    size_t number;      /* in the pool's list */
+    char *block;        /* the first section of a block: the block; else NULL */
+    size_t block_bytes; /* usable, of the block */
+} smi_pool_section;     /* behind it: the map, the map of what is gone */
+
+/* A free place, with where its bit is. */
+typedef struct smi_pool_hint {
+    char *object; /* NULL: none */
+    uint64_t *word;
+    uint64_t mask;
+} smi_pool_hint;
+
+/* bypass: an object that is a block. */
+typedef struct smi_pool_loose {
+    char *block;
+    size_t size;                          /* usable */
+    struct smi_pool_loose *chain;         /* same slot */
+    struct smi_pool_loose *older, *newer; /* in the order in which they were made */
+} smi_pool_loose;
+
+struct sagemem_pool {
+    smi_object object;
+    bool plain;                /* the short paths are open: no hook, nothing to fill or to zero, no tool that watches */
+    bool proves;               /* free places begin with a proof */
+    bool fronted;              /* places freed last are handed out first */
+    bool checked, zero;        /* the heap's flags */
+    bool busy;                 /* a hook is running */
+    uint32_t front_top;        /* of front */
+    smi_pool_section *section; /* in use: places come from here */
+    smi_pool_section *last;    /* where a pointer was found last */
+    uint64_t total, freed;     /* objects handed out, given back */
+    uint64_t peak;             /* most at once, as last seen when one was freed */
+    uint64_t key;              /* of the proofs */
+    uint64_t inverse;          /* 2^50 / stride, rounded up */
+    size_t stride;
+    smi_pool_section **table;
+    uint32_t table_shift;  /* hash: the upper bits of a product; 64 - log2(slots) */
+    uint32_t window_shift; /* log2 of the bytes of a window: an eighth to a quarter of a section */
+    size_t table_entries;
+    smi_pool_hint front[SMI_POOL_FRONT];
+    /* seldom needed */
+    smi_pool_section **sections;
+    uint64_t *open_map; /* behind the list */
+    size_t section_count, section_room, lowest;
+    uint32_t section_places; /* of a full section */
+    size_t head;             /* bytes in front of the first place */
+    size_t page_places;      /* of the smallest block */
+    size_t next_places;      /* of the next one */
+    uint64_t capacity, blocks, held;
+    uint32_t visits; /* sagemem_pool_each under way */
+    smi_pool_loose **slots, *oldest, *newest;
+    size_t slot_count;      /* a power of two */
+    sagemem_pool_desc desc; /* resolved */
+};
+
+static smi_pool_section smi_pool_none; /* stands for no section: nothing lies in it, nothing is free */
+
+static uint64_t *smi_pool_map(const smi_pool_section *s) { return (uint64_t *)(void *)(uintptr_t)(s + 1); }
+static size_t smi_pool_words(const smi_pool_section *s) { return ((size_t)s->places + 63) / 64; }
+static uint64_t *smi_pool_gone(const smi_pool_section *s) { return smi_pool_map(s) + smi_pool_words(s); }
+static size_t smi_pool_section_size(size_t places) { return sizeof(smi_pool_section) + (places + 63) / 64 * 16; }
+static uint64_t smi_pool_live(const smi_pool_section *s, size_t w) { return ~(smi_pool_map(s)[w] | smi_pool_gone(s)[w]); }
+static unsigned smi_pool_first_bit(uint64_t bits) { return (unsigned)__builtin_ctzll((unsigned long long)bits); }
+
+/* What lies `offset` bytes behind the start of a section. The product is below 2^62, and the rounding of the inverse adds
+ * less than 1 / stride to the quotient as long as places * stride^2 < 2^50 (Granlund, Montgomery 1994). */
+SMI_INLINE size_t smi_pool_index(const sagemem_pool *p, size_t offset) {
+    return (size_t)((uint64_t)offset * p->inverse >> SMI_POOL_INVERSE);
+}
+
+SMI_INLINE uint64_t smi_pool_proof(const sagemem_pool *p, const char *place) {
+    return ((uint64_t)(uintptr_t)place ^ p->key) * SMI_MIX;
+}
+
+/* -- Finding: a free place, the section of a pointer ------------------------------------------------------------------ */
+
+/* The lowest section with a free place is the one in use from now on. False: there is none. */
+SMI_NOINLINE bool smi_pool_seek(sagemem_pool *p) {
+    for (smi_pool_section *s = p->section;; s = p->sections[p->lowest]) {
+        for (; s->open != 0; s->open &= s->open - 1) {
+            if (smi_pool_map(s)[smi_pool_first_bit(s->open)] == 0) continue;
+            p->section = s;
+            return true;
+        }
+        if (p->section_count > 0 && s != &smi_pool_none) smi_bits_clear(p->open_map, s->number, 1);
+        size_t w = p->lowest / 64, end = (p->section_count + 63) / 64;
+        while (w < end && p->open_map[w] == 0) w++;
+        if (w == end) {
+            p->lowest = p->section_count;
+            p->section = &smi_pool_none;
+            return false;
+        }
+        p->lowest = w * 64 + smi_pool_first_bit(p->open_map[w]);
+    }
+}
+
+/* A section that had no free place has one again. */
+SMI_NOINLINE void smi_pool_reopen(sagemem_pool *p, const smi_pool_section *s) {
+    smi_bits_set(p->open_map, s->number, 1);
+    if (s->number < p->lowest) p->lowest = s->number;
+}
+
+SMI_INLINE size_t smi_pool_slot(const sagemem_pool *p, uintptr_t window) {
+    return (size_t)((uint64_t)window * SMI_MIX >> p->table_shift);
+}
+
+SMI_INLINE bool smi_pool_within(const smi_pool_section *s, const void *at) {
+    return (uintptr_t)at - (uintptr_t)s->start < s->bytes;
+}
+
+/* The section that any pointer at all lies in, or NULL. */
+SMI_INLINE smi_pool_section *smi_pool_find(sagemem_pool *p, const void *at) {
+    if (smi_pool_within(p->last, at)) return p->last;
+    if (SMI_UNLIKELY(p->section_count == 0)) return NULL;
+    size_t mask = ((size_t)1 << (64 - p->table_shift)) - 1;
+    for (size_t i = smi_pool_slot(p, (uintptr_t)at >> p->window_shift);; i = (i + 1) & mask) {
+        smi_pool_section *s = p->table[i];
+        if (s == NULL) return NULL;
+        if (smi_pool_within(s, at)) return p->last = s;
+    }
+}
+
+/* -- The short paths: no hook, nothing to tell anybody ------------------------------------------------------------------ */
+
+/* A free place, not free any more, its proof not looked at. NULL: none is known without a look around. */
+SMI_INLINE char *smi_pool_take(sagemem_pool *p, bool *used_before) {
+    smi_pool_hint *top = &p->front[p->front_top];
+    char *place = top->object;
+    *used_before = true;
+    if (place != NULL) {
+        top->object = NULL;
+        *top->word &= ~top->mask;
+        p->front_top = (p->front_top - 1) % SMI_POOL_FRONT;
+    } else {
+        smi_pool_section *s = p->section;
+        if (SMI_UNLIKELY(s->open == 0)) return NULL;
+        size_t w = smi_pool_first_bit(s->open);
+        uint64_t *word = &smi_pool_map(s)[w], bits = *word;
+        if (SMI_UNLIKELY(bits == 0)) return NULL;
+        size_t index = w * 64 + smi_pool_first_bit(bits);
+        *word = bits & (bits - 1);
+        place = s->start + index * p->stride;
+        if (index >= s->fresh) {
+            s->fresh = (uint32_t)index + 1;
+            *used_before = false;
+        }
+    }
+    p->total++;
+    return place;
+}
+
+/* The place of a live object is free. */
+SMI_INLINE void smi_pool_give(sagemem_pool *p, smi_pool_section *s, size_t index, char *place) {
+    uint64_t *word = &smi_pool_map(s)[index / 64], mask = (uint64_t)1 << (index % 64);
+    if (p->proves) {
+        uint64_t proof = smi_pool_proof(p, place);
+        memcpy(place, &proof, sizeof proof);
+    }
+    *word |= mask;
+    if (SMI_UNLIKELY(s->open == 0)) smi_pool_reopen(p, s);
+    s->open |= (uint64_t)1 << (index / 64);
+    if (!p->fronted) return;
+    p->front_top = (p->front_top + 1) % SMI_POOL_FRONT;
+    smi_pool_hint *top = &p->front[p->front_top];
+    top->object = place;
+    top->word = word;
+    top->mask = mask;
+}
+
+/* A peak is noticed when the number first falls after it. */
+SMI_INLINE void smi_pool_count_free(sagemem_pool *p, uint64_t objects) {
+    uint64_t live = p->total - p->freed;
+    if (live > p->peak) p->peak = live;
+    p->freed += objects;
+}
+
+/* Whether a free place that was in use before is as it was left. */
+SMI_INLINE bool smi_pool_proved(const sagemem_pool *p, const char *place) {
+    uint64_t found;
+    if (!p->proves) return true;
+    memcpy(&found, place, sizeof found);
+    return SMI_LIKELY(found == smi_pool_proof(p, place));
+}
+
+/* -- Damage ----------------------------------------------------------------------------------------------------------- */
+
+static const char *smi_pool_name(const sagemem_pool *p) { return p->object.name != NULL ? p->object.name : "pool"; }
+
+/* The first byte of a place in a checked heap that is not as it was left: behind an object, or anywhere in a free place.
+ * stride: there is none. */
+static size_t smi_pool_scan(const sagemem_pool *p, const char *place, bool live) {
+    size_t from = live ? p->desc.object_size : 0;
+    return from + smi_scan_quiet(place + from, live ? SMI_FILL_ZONE : SMI_FILL_FREED, p->stride - from);
+}
+
+/* Whether a place that is or was in use is damaged, and how. */
+static bool smi_pool_damaged(const sagemem_pool *p, const char *place, bool live, char *text, size_t size) {
+    size_t at = p->checked ? smi_pool_scan(p, place, live) : p->stride;
+    if (at == p->stride && (live || smi_pool_proved(p, place))) return false;
+    char where[32] = "at its start";
+    if (p->checked) smi_text(where, sizeof where, "at byte %zu", at);
+    smi_text(text, size, "object %p (%zu bytes) of pool '%s' (tag '%s') was written to %s%s", (const void *)place,
+             p->desc.object_size, smi_pool_name(p), sagemem_tag_name(p->desc.tag), where,
+             live ? ", past its end" : " after it was freed");
+    return true;
+}
+
+/* A place that was taken turns out to have been written to while it was free. Nobody gets it any more; that only the long
+ * way sees. */
+SMI_NOINLINE void smi_pool_lose(sagemem_pool *p, const char *place, const char *why, const char *call) {
+    const smi_pool_section *s = smi_pool_find(p, place);
+    SMI_ASSUME(s != NULL);
+    smi_bits_set(smi_pool_gone(s), smi_pool_index(p, (size_t)(place - s->start)), 1);
+    p->plain = false;
+    p->total--;
+    p->capacity--;
+    smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "%s; look for a pointer that is used after the free", why);
+}
+
+/* -- Blocks ------------------------------------------------------------------------------------------------------------- */
+
+/* The library's own memory for the pool. NULL: the error is set. */
+static void *smi_pool_meta(const sagemem_pool *p, size_t size, const char *call) {
+    void *at = NULL;
+    smi_mine.paying = &p->object.domain->budget;
+    if (smi_os_fails()) smi_fail_system(call, size);
+    else at = smi_meta_alloc(size);
+    smi_mine.paying = NULL;
+    return at;
+}
+
+static size_t smi_pool_table_slots(const sagemem_pool *p) { return p->table != NULL ? (size_t)1 << (64 - p->table_shift) : 0; }
+static size_t smi_pool_list_size(size_t room) { return room * sizeof(smi_pool_section *) + room / 64 * sizeof(uint64_t); }
+
+/* Enters a section for each window that it reaches into. There is room. */
+static void smi_pool_table_put(sagemem_pool *p, smi_pool_section *s) {
+    size_t mask = smi_pool_table_slots(p) - 1;
+    uintptr_t first = (uintptr_t)s->start >> p->window_shift, end = ((uintptr_t)s->start + s->bytes - 1) >> p->window_shift;
+    for (uintptr_t window = first; window <= end; window++) {
+        size_t i = smi_pool_slot(p, window);
+        while (p->table[i] != NULL) i = (i + 1) & mask;
+        p->table[i] = s;
+        p->table_entries++;
+    }
+}
+
+static void smi_pool_table_fill(sagemem_pool *p) {
+    p->table_entries = 0;
+    for (size_t i = 0; i < p->section_count; i++) smi_pool_table_put(p, p->sections[i]);
+}
+
+/* Room in the table for that many more sections: at most half of it is in use. */
+static bool smi_pool_table_room(sagemem_pool *p, size_t sections, const char *call) {
+    size_t each = (p->section_places * p->stride >> p->window_shift) + 2;
+    size_t slots = smi_pool_table_slots(p), need = 2 * (p->table_entries + sections * each), old = slots;
+    if (slots < SMI_POOL_SLOTS) slots = SMI_POOL_SLOTS;
+    while (slots < need) slots *= 2;
+    if (slots == old) return true;
+    smi_pool_section **table = (smi_pool_section **)smi_pool_meta(p, slots * sizeof *table, call);
+    if (table == NULL) return false;
+    smi_meta_free(p->table, old * sizeof *table);
+    p->table = table;
+    p->table_shift = 64 - smi_pool_first_bit(slots);
+    smi_pool_table_fill(p);
+    return true;
+}
+
+/* Room in the list for that many more sections. */
+static bool smi_pool_list_room(sagemem_pool *p, size_t sections, const char *call) {
+    size_t room = p->section_room > 0 ? p->section_room : 64, count = p->section_count;
+    while (room < count + sections) room *= 2;
+    if (room == p->section_room) return true;
+    smi_pool_section **list = (smi_pool_section **)smi_pool_meta(p, smi_pool_list_size(room), call);
+    if (list == NULL) return false;
+    uint64_t *open_map = (uint64_t *)(void *)(list + room);
+    if (count > 0) memcpy(list, p->sections, count * sizeof *list);
+    if (count > 0) memcpy(open_map, p->open_map, p->section_room / 64 * sizeof *open_map);
+    smi_meta_free(p->sections, smi_pool_list_size(p->section_room));
+    p->sections = list;
+    p->open_map = open_map;
+    p->section_room = room;
+    return true;
+}
+
+/* All places of a section are free, as if never handed out, but those that are gone. */
+static void smi_pool_section_clear(smi_pool_section *s) {
+    size_t words = smi_pool_words(s);
+    for (size_t w = 0; w < words; w++) smi_pool_map(s)[w] = ~smi_pool_gone(s)[w];
+    s->open = ((uint64_t)1 << words) - 1;
+    s->fresh = 0;
+}
+
+static smi_pool_section *smi_pool_section_make(const sagemem_pool *p, char *start, size_t places, const char *call) {
+    smi_pool_section *s = (smi_pool_section *)smi_pool_meta(p, smi_pool_section_size(places), call);
+    if (s == NULL) return NULL;
+    s->start = start;
+    s->bytes = places * p->stride;
+    s->places = (uint32_t)places;
+    if (places % 64 != 0) smi_pool_gone(s)[places / 64] = UINT64_MAX << (places % 64);
+    smi_pool_section_clear(s);
+    return s;
+}
+
+/* A block of the heap becomes a block of the pool. False: nothing has changed. */
+static bool smi_pool_block_add(sagemem_pool *p, char *block, size_t places, const char *call) {
+    size_t sections = (places + p->section_places - 1) / p->section_places, first = p->section_count, made = 0;
+    if (!smi_pool_list_room(p, sections, call) || !smi_pool_table_room(p, sections, call)) return false;
+    for (size_t left = places; made < sections; made++) {
+        size_t n = left < p->section_places ? left : p->section_places;
+        smi_pool_section *s = smi_pool_section_make(p, block + p->head + (places - left) * p->stride, n, call);
+        if (s == NULL) break;
+        s->number = first + made;
+        p->sections[first + made] = s;
+        left -= n;
+    }
+    for (; made < sections && made > 0; made--) {
+        smi_pool_section *s = p->sections[first + made - 1];
+        smi_meta_free(s, smi_pool_section_size(s->places));
+    }
+    if (made == 0) return false;
+    for (size_t i = first; i < first + sections; i++) smi_pool_table_put(p, p->sections[i]);
+    smi_bits_set(p->open_map, first, sections);
+    if (first < p->lowest) p->lowest = first;
+    p->section_count += sections;
+    p->sections[first]->block = block;
+    p->sections[first]->block_bytes = sagemem_size(block);
+    p->held += p->sections[first]->block_bytes;
+    p->blocks++;
+    p->capacity += places;
+    if (smi_watched) smi_watch_shut(block, p->sections[first]->block_bytes);
+    return true;
+}
+
+/* One attempt at a block without asking anybody to give memory back. */
+static char *smi_pool_block_try(const sagemem_pool *p, size_t alignment, size_t size, const char *call) {
+    bool zeroed;
+    return (char *)smi_domain_alloc(p->object.domain, alignment, size, p->desc.tag, smi_nowhere, &zeroed, call);
+}
+
+/* All that the heap can do. A reclaimer may want this heap, or this pool: a shared heap is unlocked. */
+static char *smi_pool_block_insist(const sagemem_pool *p, size_t alignment, size_t size, const char *call) {
+    sagemem_heap *heap = p->desc.heap;
+    smi_leave(heap);
+    void *block = smi_object_alloc(&p->object, alignment, size, p->desc.tag, false, call);
+    return smi_enter(heap, call) != NULL ? (char *)block : NULL;
+}
+
+/* A block for so many places, or for fewer where that is not to be had: *places, down to `least`. */
+static char *smi_pool_block_take(const sagemem_pool *p, size_t *places, size_t least, const char *call) {
+    sagemem_error before = smi_mine.error;
+    for (;;) {
+        size_t size = p->head + *places * p->stride;
+        char *block = *places > least ? smi_pool_block_try(p, p->head, size, call) : smi_pool_block_insist(p, p->head, size, call);
+        if (block != NULL) smi_mine.error = before; /* what was met on the way is nobody's failure */
+        if (block != NULL || *places <= least) return block;
+        *places = *places / 2 > least ? *places / 2 : least;
+    }
+}
+
+static bool smi_pool_full(const sagemem_pool *p, uint64_t room, const char *call) {
+    if (p->desc.max_count == 0 || room < p->desc.max_count) return false;
+    smi_fail(SAGEMEM_E_FULL, 0, call, "pool '%s' has %llu objects, and its max_count is %zu; free some, or raise max_count",
+             smi_pool_name(p), (unsigned long long)(p->total - p->freed), p->desc.max_count);
+    return true;
+}
+
+/* One more block, of at least `least` places unless max_count allows fewer. False: the error is set. */
+static bool smi_pool_grow(sagemem_pool *p, size_t least, const char *call) {
+    size_t places = p->next_places, most = p->desc.max_count != 0 ? p->desc.max_count : SIZE_MAX;
+    if (smi_pool_full(p, p->capacity, call)) return false;
+    if (places > most - p->capacity) places = (size_t)(most - p->capacity);
+    if (least > places) least = places;
+    char *block = smi_pool_block_take(p, &places, least, call);
+    if (block == NULL) return false;
+    /* A reclaimer may have used the pool meanwhile: what holds is what is there now. */
+    bool full = smi_pool_full(p, p->capacity, call);
+    if (!full && places > most - p->capacity) places = (size_t)(most - p->capacity);
+    if (full || !smi_pool_block_add(p, block, places, call)) {
+        smi_free(block, smi_nowhere, call);
+        return false;
+    }
+    double next = (double)places * p->desc.growth, cap = (double)(SMI_POOL_BLOCK_MAX - p->head) / (double)p->stride;
+    p->next_places = next < cap ? (size_t)next : cap > 1 ? (size_t)cap : 1;
+    return true;
+}
+
+/* No place is free: a block, or what a reclaimer gave back while one was asked for. */
+static bool smi_pool_more(sagemem_pool *p, const char *call) {
+    sagemem_error before = smi_mine.error;
+    if (smi_pool_grow(p, p->page_places, call)) return true;
+    if (!smi_pool_seek(p)) return false;
+    smi_mine.error = before;
+    return true;
+}
+
+/* The block goes back; the list is the caller's affair. `n` sections from number `first` on describe it. */
+static void smi_pool_block_free(sagemem_pool *p, size_t first, size_t n, const char *call) {
+    smi_pool_section *s = p->sections[first];
+    char *block = s->block;
+    p->held -= s->block_bytes;
+    p->blocks--;
+    if (smi_watched) smi_watch_open(block, s->block_bytes);
+    for (size_t i = first; i < first + n; i++) {
+        s = p->sections[i];
+        p->capacity -= s->places;
+        smi_meta_free(s, smi_pool_section_size(s->places));
+    }
+    smi_free(block, smi_nowhere, call);
+}
+
+static void smi_pool_front_clear(sagemem_pool *p) { memset(p->front, 0, sizeof p->front); }
+
+/* The number of sections of the block that begins with that one; *empty: every place is free. */
+static size_t smi_pool_block_sections(const sagemem_pool *p, size_t first, bool *empty) {
+    size_t end = first;
+    *empty = true;
+    do {
+        const smi_pool_section *s = p->sections[end++];
+        size_t free_places = 0;
+        for (size_t w = 0; w < smi_pool_words(s); w++) free_places += (size_t)__builtin_popcountll(smi_pool_map(s)[w]);
+        *empty &= free_places == s->places;
+    } while (end < p->section_count && p->sections[end]->block == NULL);
+    return end - first;
+}
+
+/* -- bypass: objects that are blocks ------------------------------------------------------------------------------------ */
+
+static smi_pool_loose **smi_pool_loose_slot(const sagemem_pool *p, const void *block) {
+    return &p->slots[(size_t)((uint64_t)(uintptr_t)block * SMI_MIX >> 32) & (p->slot_count - 1)];
+}
+
+static smi_pool_loose *smi_pool_loose_find(const sagemem_pool *p, const void *block) {
+    smi_pool_loose *l = p->slot_count > 0 ? *smi_pool_loose_slot(p, block) : NULL;
+    while (l != NULL && l->block != block) l = l->chain;
+    return l;
+}
+
+/* Room for one more: twice the slots, and all in their new chains. */
+static bool smi_pool_loose_room(sagemem_pool *p, const char *call) {
+    size_t old = p->slot_count, count = old > 0 ? 2 * old : (size_t)SMI_POOL_SLOTS;
+    if (p->capacity < old) return true;
+    smi_pool_loose **slots = (smi_pool_loose **)smi_pool_meta(p, count * sizeof *slots, call);
+    if (slots == NULL) return false;
+    smi_meta_free(p->slots, old * sizeof *slots);
+    p->slots = slots;
+    p->slot_count = count;
+    for (smi_pool_loose *l = p->oldest; l != NULL; l = l->newer) {
+        smi_pool_loose **slot = smi_pool_loose_slot(p, l->block);
+        l->chain = *slot;
+        *slot = l;
+    }
+    return true;
+}
+
+static void smi_pool_loose_put(sagemem_pool *p, smi_pool_loose *l) {
+    smi_pool_loose **slot = smi_pool_loose_slot(p, l->block);
+    l->chain = *slot;
+    *slot = l;
+    l->older = p->newest;
+    if (l->older != NULL) l->older->newer = l;
+    else p->oldest = l;
+    p->newest = l;
+    p->capacity++;
+    p->blocks++;
+    p->held += l->size;
+}
+
+/* The pool does not know the block any more. */
+static void smi_pool_loose_forget(sagemem_pool *p, smi_pool_loose *l) {
+    smi_pool_loose **slot = smi_pool_loose_slot(p, l->block);
+    while (*slot != l) slot = &(*slot)->chain;
+    *slot = l->chain;
+    if (l->older != NULL) l->older->newer = l->newer;
+    else p->oldest = l->newer;
+    if (l->newer != NULL) l->newer->older = l->older;
+    else p->newest = l->older;
+    p->capacity--;
+    p->blocks--;
+    p->held -= l->size;
+    smi_meta_free(l, sizeof *l);
+}
+
+/* A new object. That its address is one of an object already shows what happened to that. */
+static char *smi_pool_loose_take(sagemem_pool *p, const char *call) {
+    if (smi_pool_full(p, p->capacity, call) || !smi_pool_loose_room(p, call)) return NULL;
+    smi_pool_loose *l = (smi_pool_loose *)smi_pool_meta(p, sizeof *l, call);
+    if (l == NULL) return NULL;
+    size_t alignment = p->desc.alignment > 16 ? p->desc.alignment : 16;
+    l->block = smi_pool_block_insist(p, alignment, p->desc.object_size, call);
+    smi_pool_loose *former = l->block != NULL ? smi_pool_loose_find(p, l->block) : NULL;
+    if (former != NULL) {
+        smi_pool_loose_forget(p, former);
+        smi_pool_count_free(p, 1);
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
+                  "object %p of pool '%s' was freed by another call; give objects back by sagemem_pool_free", (void *)l->block,
+                  smi_pool_name(p));
+    }
+    if (l->block == NULL || former != NULL || smi_pool_full(p, p->capacity, call)) { /* a reclaimer may have used the pool */
+        if (l->block != NULL) smi_free(l->block, smi_nowhere, call);
+        smi_meta_free(l, sizeof *l);
+        return NULL;
+    }
+    l->size = sagemem_size(l->block);
+    smi_pool_loose_put(p, l);
+    p->total++;
+    return (char *)l->block;
+}
+
+/* -- Objects ------------------------------------------------------------------------------------------------------------ */
+
+/* Where a live object is: its section and index, or bypass: its block. */
+typedef struct smi_pool_place {
+    char *object;
+    smi_pool_section *section;
+    size_t index;
+    smi_pool_loose *loose;
+} smi_pool_place;
+
+static void smi_pool_refuse_loose(const sagemem_pool *p, const void *object, const char *call) {
+    char text[SMI_WHY + 40];
+    smi_ref ref;
+    sagemem_status status = smi_resolve(object, &ref, text, sizeof text);
+    if (status == SAGEMEM_OK) smi_text(text, sizeof text, "%p is a block, but no object of it", object);
+    smi_fault(status == SAGEMEM_E_CORRUPT ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status != SAGEMEM_OK ? status : SAGEMEM_E_FOREIGN,
+              call, "pool '%s': %s", smi_pool_name(p), text);
+}
+
+/* Finds a live object; what is none goes to the fault handler. */
+static bool smi_pool_locate(sagemem_pool *p, const void *object, smi_pool_place *at, const char *call) {
+    at->object = (char *)(uintptr_t)object;
+    at->loose = NULL;
+    at->section = NULL;
+    if (p->desc.bypass) {
+        smi_ref ref;
+        at->loose = smi_pool_loose_find(p, object);
+        if (at->loose != NULL) return smi_resolve_or_fault(object, &ref, call) == SAGEMEM_OK;
+        smi_pool_refuse_loose(p, object, call);
+        return false;
+    }
+    smi_pool_section *s = at->section = smi_pool_find(p, object);
+    if (s == NULL) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
+                  "%p is no object of pool '%s'; give each object back to the pool that it came from", object, smi_pool_name(p));
+        return false;
+    }
+    size_t offset = (size_t)(at->object - s->start);
+    at->index = smi_pool_index(p, offset);
+    if (at->index * p->stride != offset) {
+        smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
+                  "%p lies %zu bytes inside object %p of pool '%s'; only the start of an object can be used", object,
+                  offset - at->index * p->stride, (void *)(s->start + at->index * p->stride), smi_pool_name(p));
+        return false;
+    }
+    if ((smi_pool_live(s, at->index / 64) >> (at->index % 64) & 1) != 0) return true;
+    smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
+              "object %p (%zu bytes) of pool '%s' (tag '%s') was freed already; look for a second free of it", object,
+              p->desc.object_size, smi_pool_name(p), sagemem_tag_name(p->desc.tag));
+    return false;
+}
+
+/* Gives the place of a live object back; the number of objects is the caller's affair. */
+static void smi_pool_vacate(sagemem_pool *p, const smi_pool_place *at, const char *call) {
+    if (at->loose != NULL) {
+        smi_pool_loose_forget(p, at->loose);
+        smi_free(at->object, smi_nowhere, call);
+        return;
+    }
+    if (p->checked) smi_fill_quiet(at->object, SMI_FILL_FREED, p->stride);
+    smi_pool_give(p, at->section, at->index, at->object);
+    if (smi_watched) smi_watch_shut(at->object, p->stride);
+}
+
+/* A place for an object, from the front, the maps, or a new block. NULL: the error is set. */
+static char *smi_pool_find_place(sagemem_pool *p, const char *call) {
+    char text[SMI_WHY + 120], *place;
+    bool used_before;
+    while ((place = smi_pool_take(p, &used_before)) == NULL)
+        if (!smi_pool_seek(p) && !smi_pool_more(p, call)) return NULL;
+    if (used_before && smi_pool_damaged(p, place, false, text, sizeof text)) {
+        smi_pool_lose(p, place, text, call);
+        return NULL;
+    }
+    size_t size = p->desc.object_size;
+    if (p->checked) smi_fill_quiet(place, SMI_FILL_NEW, size);
+    if (p->checked) smi_fill_quiet(place + size, SMI_FILL_ZONE, p->stride - size);
+    if (smi_watched) smi_watch_fresh(place, size);
+    if (p->zero) memset(place, 0, size);
+    return place;
+}
+
+/* Runs the hook that makes an object, a copy of `from` if that is not NULL. */
+static sagemem_status smi_pool_run_hook(sagemem_pool *p, void *object, const void *from) {
+    const sagemem_pool_desc *d = &p->desc;
+    sagemem_status status = SAGEMEM_OK;
+    p->busy = true;
+    if (from != NULL && d->copy_fn != NULL) status = d->copy_fn(d->ctx, object, from);
+    else if (from != NULL) memcpy(object, from, d->object_size);
+    else if (d->init_fn != NULL) status = d->init_fn(d->ctx, object);
+    p->busy = false;
+    return status;
+}
+
+/* An object, made by init_fn or as a copy of `from`. */
+static void *smi_pool_make(sagemem_pool *p, const void *from, const char *call) {
+    char *object = p->desc.bypass ? smi_pool_loose_take(p, call) : smi_pool_find_place(p, call);
+    if (object == NULL) return NULL;
+    sagemem_status status = smi_pool_run_hook(p, object, from);
+    if (status == SAGEMEM_OK) return object;
+    smi_pool_place at;
+    if (smi_pool_locate(p, object, &at, call)) smi_pool_vacate(p, &at, call);
+    p->total--;
+    smi_fail(status, 0, call, "%s of pool '%s' failed with %s, and the object was not made; see why it does",
+             from != NULL ? "copy_fn" : "init_fn", smi_pool_name(p), sagemem_status_name(status));
+    return NULL;
+}
+
+static void smi_pool_clean(sagemem_pool *p, void *object) {
+    if (p->desc.cleanup_fn == NULL) return;
+    p->busy = true;
+    p->desc.cleanup_fn(p->desc.ctx, object);
+    p->busy = false;
+}
+
+/* Calls visit for every live object in order, until it returns false. It may free what it is given, and allocate. */
+static void smi_pool_visit(sagemem_pool *p, bool (*visit)(void *ctx, void *object), void *ctx) {
+    for (smi_pool_loose *l = p->oldest, *newer; l != NULL; l = newer) {
+        newer = l->newer;
+        if (!visit(ctx, l->block)) return;
+    }
+    for (size_t i = 0; i < p->section_count; i++) {
+        smi_pool_section *s = p->sections[i];
+        for (size_t w = 0; w < smi_pool_words(s); w++)
+            for (uint64_t live = smi_pool_live(s, w); live != 0; live &= (live - 1) & smi_pool_live(s, w))
+                if (!visit(ctx, s->start + (w * 64 + smi_pool_first_bit(live)) * p->stride)) return;
+    }
+}
+
+static bool smi_pool_clean_visit(void *ctx, void *object) {
+    smi_pool_clean((sagemem_pool *)ctx, object);
+    return true;
+}
+
+/* Every object is cleaned up and not counted any more; the places are the caller's affair. */
+static void smi_pool_clean_all(sagemem_pool *p) {
+    if (p->desc.cleanup_fn != NULL) smi_pool_visit(p, smi_pool_clean_visit, p);
+    smi_pool_count_free(p, p->total - p->freed);
+}
+
+/* -- The pool as an object of its heap ------------------------------------------------------------------------------------ */
+
+static void smi_pool_check_section(const sagemem_pool *p, const smi_pool_section *s, smi_check_ctx *c) {
+    char text[SMI_WHY + 120];
+    for (size_t i = 0; i < s->fresh; i++) {
+        bool live = (smi_pool_live(s, i / 64) >> (i % 64) & 1) != 0;
+        if (smi_bit(smi_pool_gone(s), i)) continue; /* the fault handler knows */
+        if (smi_pool_damaged(p, s->start + i * p->stride, live, text, sizeof text)) smi_damage(c, text);
+    }
+}
+
+/* What lies loose in the heap, its own walker sees. */
+static size_t smi_pool_check(const smi_object *o, const char *call) {
+    const sagemem_pool *p = (const sagemem_pool *)o;
+    smi_check_ctx c = {call, 0};
+    for (size_t i = 0; i < p->section_count && (p->checked || p->proves); i++) smi_pool_check_section(p, p->sections[i], &c);
+    return c.damaged;
+}
+
+static void smi_pool_end(smi_object *o) {
+    const char *call = "sagemem_pool_destroy";
+    sagemem_pool *p = (sagemem_pool *)o;
+    bool empty;
+    if (p->checked) smi_pool_check(o, call);
+    smi_pool_clean_all(p);
+    while (p->oldest != NULL) {
+        smi_ref ref;
+        char *block = p->oldest->block;
+        smi_pool_loose_forget(p, p->oldest);
+        if (smi_resolve_or_fault(block, &ref, call) == SAGEMEM_OK) smi_free(block, smi_nowhere, call);
+    }
+    for (size_t first = 0, n; first < p->section_count; first += n) {
+        n = smi_pool_block_sections(p, first, &empty);
+        smi_pool_block_free(p, first, n, call);
+    }
+    smi_meta_free(p->sections, smi_pool_list_size(p->section_room));
+    smi_meta_free(p->table, smi_pool_table_slots(p) * sizeof *p->table);
+    smi_meta_free(p->slots, p->slot_count * sizeof *p->slots);
+    p->section = p->last = &smi_pool_none; /* for a call on the pool that has ended */
+    p->plain = false;
+}
+
+static const smi_object_kind smi_pool_kind = {"pool", sizeof(sagemem_pool), smi_pool_end, smi_pool_check};
+
+/* The pool may be used now. True: a shared heap is locked. */
+static bool smi_pool_enter(const sagemem_pool *p, const char *call) {
+    if (!smi_object_enter(p, &smi_pool_kind, call)) return false;
+    if (!p->busy) return true;
+    smi_object_leave(&p->object);
+    smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
+              "a hook of pool '%s' is running: it may use the heap, but not its own pool; make what an object owns elsewhere",
+              smi_pool_name(p));
+    return false;
+}
+
+/* The same for calls that take away what a visit is looking at. */
+static bool smi_pool_enter_alone(const sagemem_pool *p, const char *call) {
+    if (!smi_pool_enter(p, call)) return false;
+    if (p->visits == 0) return true;
+    smi_object_leave(&p->object);
+    smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
+              "sagemem_pool_each is visiting pool '%s': its visit may free the object that it is given; do this after it",
+              smi_pool_name(p));
+    return false;
+}
+
+/* What smi_object_enter finds, in line. The structure of a pool stays readable when it has ended: its domain is then the
+ * process, which has no owner. */
+SMI_INLINE bool smi_pool_quick(const sagemem_pool *p) {
+    return smi_lookup(p) == &smi_meta_page && ((uintptr_t)p & 63) == 0 && p->object.kind == &smi_pool_kind && p->plain &&
+           SMI_LOAD(&p->object.domain->base->owner) == smi_self();
+}
+
+/* -- Descriptions ----------------------------------------------------------------------------------------------------------- */
+
+static bool smi_pool_desc_good(const sagemem_pool_desc *d, const char *call) {
+    if (d->object_size == 0 || d->object_size > SMI_POOL_OBJECT_MAX)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                 "object_size is %zu; it must be 1 to %d bytes: larger objects are as well off as blocks of their own",
+                 d->object_size, SMI_POOL_OBJECT_MAX);
+    else if ((d->alignment & (d->alignment - 1)) != 0 || d->alignment > 4096)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "alignment %zu is no power of two up to 4096; 64 is a cache line, 4096 a page",
+                 d->alignment);
+    else if (d->tag > SAGEMEM_TAG_MAX)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
+                 d->tag, SAGEMEM_TAG_USER_MAX);
+    else if (d->growth != 0 && !(d->growth >= 1 && d->growth <= 1e9)) /* NaN, too */
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "growth is %g; it must be 1 (blocks of one size) or more, 0 for 2", d->growth);
+    else if (d->max_count != 0 && d->initial_count > d->max_count)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "initial_count %zu is above max_count %zu; raise max_count, or 0 for no limit",
+                 d->initial_count, d->max_count);
+    else return true;
+    return false;
+}
+
+/* The sizes that follow from the desc. False: initial_count objects are more than an address can count. */
+static bool smi_pool_lay_out(sagemem_pool *p, const char *call) {
+    sagemem_pool_desc *d = &p->desc;
+    size_t zone = p->checked || smi_watched ? (size_t)SMI_RED_ZONE : 0, bytes;
+    if (d->alignment == 0) d->alignment = 16;
+    if (d->growth == 0) d->growth = 2;
+    p->stride = (d->object_size + zone + d->alignment - 1) & ~(d->alignment - 1);
+    p->head = d->alignment > SMI_POOL_HEAD ? d->alignment : (size_t)SMI_POOL_HEAD;
+    p->page_places = p->stride < SMI_POOL_PAGE - p->head ? (SMI_POOL_PAGE - p->head) / p->stride : 1;
+    if (d->initial_count == 0) {
+        d->initial_count = p->page_places;
+        if (d->max_count != 0 && d->initial_count > d->max_count) d->initial_count = d->max_count;
+    }
+    p->next_places = d->initial_count;
+    p->inverse = (((uint64_t)1 << SMI_POOL_INVERSE) + p->stride - 1) / p->stride;
+    size_t most = (SMI_POOL_BLOCK_MAX - p->head) / p->stride;
+    p->section_places = most == 0 ? 1 : most < SMI_POOL_PLACES ? (uint32_t)most : (uint32_t)SMI_POOL_PLACES;
+    size_t section_bytes = p->section_places * p->stride;
+    while (section_bytes >> p->window_shift >= 8) p->window_shift++;
+    if (!__builtin_mul_overflow(d->initial_count, p->stride, &bytes) && bytes <= SIZE_MAX / 2 - p->head) return true;
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "initial_count %zu objects of %zu bytes are more than an address can count",
+             d->initial_count, d->object_size);
+    return false;
+}
+
+SAGEMEM_API sagemem_pool *sagemem_pool_create(const sagemem_pool_desc *desc) {
+    const char *call = "sagemem_pool_create";
+    if (desc == NULL) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "desc is NULL: pass one with object_size set, or use SAGEMEM_POOL_OF");
+        return NULL;
+    }
+    if (!smi_pool_desc_good(desc, call)) return NULL;
+    sagemem_pool *p = (sagemem_pool *)smi_object_create(desc->heap, &smi_pool_kind, desc->name, call);
+    if (p == NULL) return NULL;
+    sagemem_heap *heap = p->object.domain->base;
+    p->desc = *desc;
+    p->desc.heap = heap;
+    p->desc.name = smi_pool_name(p);
+    p->section = p->last = &smi_pool_none;
+    p->checked = smi_checked(heap);
+    p->zero = (heap->flags & SAGEMEM_HEAP_ZERO) != 0;
+    p->proves = desc->object_size >= sizeof(uint64_t) && !p->checked && !smi_watched;
+    p->fronted = !p->checked && !smi_watched; /* a late use is seen the longer the place is free */
+    bool hooked = desc->init_fn != NULL || desc->cleanup_fn != NULL;
+    p->plain = !hooked && !desc->bypass && !p->checked && !p->zero && !smi_watched;
+    p->key = (smi_secret ^ (uint64_t)(uintptr_t)p) * SMI_MIX;
+    bool good = smi_pool_lay_out(p, call);
+    if (good && desc->initial_count > 0 && !desc->bypass) good = smi_pool_grow(p, desc->initial_count, call);
+    if (!good) smi_object_end(&p->object);
+    smi_leave(heap);
+    return good ? p : NULL;
+}
+
+SAGEMEM_API sagemem_status sagemem_pool_get_desc(const sagemem_pool *pool, sagemem_pool_desc *out) {
+    const char *call = "sagemem_pool_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_pool_desc");
+    if (!smi_object_enter(pool, &smi_pool_kind, call)) return smi_mine.error.status;
+    *out = pool->desc;
+    smi_object_leave(&pool->object);
+    return SAGEMEM_OK;
+}
+
+/* -- Allocation and free ------------------------------------------------------------------------------------------------------- */
+
+SMI_NOINLINE void *smi_pool_alloc_slow(sagemem_pool *p) {
+    const char *call = "sagemem_pool_alloc";
+    if (!smi_pool_enter(p, call)) return NULL;
+    void *object = smi_pool_make(p, NULL, call);
+    smi_object_leave(&p->object);
+    return object;
+}
+
+/* Taken by the short path, and damaged. */
+SMI_NOINLINE void *smi_pool_alloc_damaged(sagemem_pool *p, const char *place) {
+    char text[SMI_WHY + 120] = "";
+    smi_pool_damaged(p, place, false, text, sizeof text);
+    smi_pool_lose(p, place, text, "sagemem_pool_alloc");
+    return NULL;
+}
+
+SAGEMEM_API void *sagemem_pool_alloc(sagemem_pool *pool) {
+    bool used_before;
+    char *place = SMI_LIKELY(smi_pool_quick(pool)) ? smi_pool_take(pool, &used_before) : NULL;
+    if (SMI_UNLIKELY(place == NULL)) return smi_pool_alloc_slow(pool);
+    if (SMI_UNLIKELY(used_before && !smi_pool_proved(pool, place))) return smi_pool_alloc_damaged(pool, place);
+    return place;
+}
+
+SAGEMEM_API void *sagemem_pool_copy(sagemem_pool *pool, const void *from) {
+    const char *call = "sagemem_pool_copy";
+    if (from == NULL) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "from is NULL: pass the object to copy");
+        return NULL;
+    }
+    if (!smi_pool_enter(pool, call)) return NULL;
+    smi_pool_place at;
+    bool ours = !pool->desc.bypass && smi_pool_find(pool, from) != NULL;
+    void *object = !ours || smi_pool_locate(pool, from, &at, call) ? smi_pool_make(pool, from, call) : NULL;
+    smi_object_leave(&pool->object);
+    return object;
+}
+
+SMI_NOINLINE void smi_pool_free_slow(sagemem_pool *p, void *object) {
+    const char *call = "sagemem_pool_free";
+    char text[SMI_WHY + 120];
+    smi_pool_place at;
+    if (object == NULL || !smi_pool_enter(p, call)) return;
+    if (smi_pool_locate(p, object, &at, call)) {
+        if (at.loose == NULL && smi_pool_damaged(p, at.object, true, text, sizeof text)) {
+            smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "%s; look for an index that is too large", text);
+        } else {
+            smi_pool_clean(p, object);
+            smi_pool_count_free(p, 1);
+            smi_pool_vacate(p, &at, call);
+        }
+    }
+    smi_object_leave(&p->object);
+}
+
+SAGEMEM_API void sagemem_pool_free(sagemem_pool *pool, void *object) {
+    smi_pool_section *s = SMI_LIKELY(smi_pool_quick(pool)) ? smi_pool_find(pool, object) : NULL;
+    if (SMI_UNLIKELY(s == NULL)) {
+        smi_pool_free_slow(pool, object);
+        return;
+    }
+    size_t offset = (size_t)((char *)object - s->start), index = smi_pool_index(pool, offset);
+    if (SMI_UNLIKELY(index * pool->stride != offset || smi_bit(smi_pool_map(s), index))) {
+        smi_pool_free_slow(pool, object);
+        return;
+    }
+    smi_pool_count_free(pool, 1);
+    smi_pool_give(pool, s, index, (char *)object);
+}
+
+/* -- All objects ------------------------------------------------------------------------------------------------------------------ */
+
+SAGEMEM_API void sagemem_pool_each(sagemem_pool *pool, bool (*visit)(void *ctx, void *object), void *ctx) {
+    const char *call = "sagemem_pool_each";
+    if (visit == NULL) {
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "visit is NULL: pass the function to call for each object");
+        return;
+    }
+    if (!smi_pool_enter(pool, call)) return;
+    pool->visits++;
+    smi_pool_visit(pool, visit, ctx);
+    pool->visits--;
+    smi_object_leave(&pool->object);
+}
+
+SAGEMEM_API void sagemem_pool_reset(sagemem_pool *pool) {
+    const char *call = "sagemem_pool_reset";
+    if (!smi_pool_enter_alone(pool, call)) return;
+    if (pool->checked) smi_pool_check(&pool->object, call);
+    smi_pool_clean_all(pool);
+    while (pool->oldest != NULL) {
+        smi_pool_place at = {pool->oldest->block, NULL, 0, pool->oldest};
+        smi_pool_vacate(pool, &at, call);
+    }
+    smi_pool_front_clear(pool);
+    for (size_t i = 0; i < pool->section_count; i++) {
+        smi_pool_section_clear(pool->sections[i]);
+        if (smi_watched) smi_watch_shut(pool->sections[i]->start, pool->sections[i]->bytes);
+        smi_bits_set(pool->open_map, i, 1);
+    }
+    pool->section = &smi_pool_none;
+    pool->lowest = 0;
+    smi_object_leave(&pool->object);
+}
+
+/* The sections that are left, as a list, all there to be looked at for free places. */
+static void smi_pool_relist(sagemem_pool *p, size_t count) {
+    p->section_count = count;
+    for (size_t i = 0; i < count; i++) p->sections[i]->number = i;
+    if (p->section_room > 0) memset(p->open_map, 0, p->section_room / 64 * sizeof *p->open_map);
+    smi_bits_set(p->open_map, 0, count);
+    p->section = p->last = &smi_pool_none;
+    p->lowest = 0;
+    smi_pool_front_clear(p);
+    if (p->table != NULL) memset(p->table, 0, smi_pool_table_slots(p) * sizeof *p->table);
+    smi_pool_table_fill(p);
+    if (count == 0) p->next_places = p->desc.initial_count;
+}
+
+SAGEMEM_API uint64_t sagemem_pool_trim(sagemem_pool *pool) {
+    const char *call = "sagemem_pool_trim";
+    if (!smi_object_enter(pool, &smi_pool_kind, call)) return 0;
+    uint64_t before = pool->held;
+    size_t kept = 0;
+    bool used = pool->busy || pool->visits > 0, empty; /* no misuse: a reclaimer may be called at any time */
+    if (used) smi_fail(SAGEMEM_E_BUSY, 0, call, "a hook or a visit of pool '%s' is running; trim it later", smi_pool_name(pool));
+    for (size_t first = 0, n; first < pool->section_count && !used; first += n) {
+        n = smi_pool_block_sections(pool, first, &empty);
+        if (empty) smi_pool_block_free(pool, first, n, call);
+        else memmove(pool->sections + kept, pool->sections + first, n * sizeof *pool->sections);
+        if (!empty) kept += n;
+    }
+    if (pool->held < before) smi_pool_relist(pool, kept);
+    uint64_t given = before - pool->held;
+    smi_object_leave(&pool->object);
+    return given;
+}
+
+SAGEMEM_API void sagemem_pool_destroy(sagemem_pool *pool) {
+    if (pool == NULL || !smi_pool_enter_alone(pool, "sagemem_pool_destroy")) return;
+    sagemem_heap *heap = pool->object.domain->base;
+    smi_object_end(&pool->object);
+    smi_leave(heap);
+}
+
+SAGEMEM_API sagemem_status sagemem_pool_get_stats(const sagemem_pool *pool, sagemem_pool_stats *out) {
+    const char *call = "sagemem_pool_get_stats";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_pool_stats");
+    if (!smi_object_enter(pool, &smi_pool_kind, call)) return smi_mine.error.status;
+    out->objects = pool->total - pool->freed;
+    out->peak_objects = out->objects > pool->peak ? out->objects : pool->peak;
+    out->capacity = pool->capacity;
+    out->blocks = pool->blocks;
+    out->held = pool->held;
+    out->total_allocs = pool->total;
+    smi_object_leave(&pool->object);
+    return SAGEMEM_OK;
+}
+
 /* -- Recyclers --------------------------------------------------------------------------------------------------- */
 
 /* Every buffer, in use or idle, has a structure of its own apart from it, found by the buffer's address. Idle ones hang in
