@@ -13408,7 +13408,8 @@ static sagemem_status smi_reader_fill(sagemem_reader *r, size_t size, const char
 /* Reads behind the short path. With an empty buffer, what would fill it goes straight to the caller. */
 static sagemem_status smi_reader_read(sagemem_reader *r, char *to, size_t size, size_t *got, const char *call) {
     sagemem_status status = SAGEMEM_OK;
-    if (to == NULL && size > 0) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "to is NULL: pass memory for %zu bytes", size);
+    if (size == 0) return SAGEMEM_OK;
+    if (to == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "to is NULL: pass memory for %zu bytes", size);
     for (;;) {
         *got += smi_reader_copy(r, to + *got, size - *got);
         size_t want = size - *got, n = 0;
