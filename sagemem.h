@@ -1655,6 +1655,7 @@ typedef struct smi_thread {
     bool reclaiming;             /* inside the reclaim chain: it is not entered again */
     struct smi_budget *paying;   /* whose allocation it is that the library needs structures for */
     uint64_t fail_at, fail_seen; /* sagemem_check_failures: the point that fails (0: not testing), points met */
+    bool fails_now;              /* ... it just did: no second attempt */
     sagemem_error error;
 } smi_thread;
 static __thread smi_thread smi_mine;
@@ -1663,6 +1664,7 @@ static __thread smi_thread smi_mine;
 static bool smi_os_fails(void) {
     if (SMI_LIKELY(smi_mine.fail_at == 0)) return false;
     if (++smi_mine.fail_seen != smi_mine.fail_at) return false;
+    smi_mine.fails_now = true;
     errno = ENOMEM;
     return true;
 }
@@ -5919,13 +5921,16 @@ static void smi_leave(smi_domain *heap) {
 /* Whether a (tag, size) with few bytes in this heap has earned slab pages: by two pages' worth of live blocks in chunks,
  * or by being one of the few that most allocations are for. A hash counts; its collisions only make that come sooner. */
 SMI_INLINE smi_rare *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t size) {
+    if (size > SMI_SMALL_MAX) size = SMI_SMALL_MAX; /* the largest takes 8 bytes more in a chunk */
     return &d->rare[((uint32_t)tag * 2654435761u ^ smi_class_of(size) * 40503u) >> 7 & (SMI_RARE - 1)];
 }
 
-static void smi_rare_count(smi_domain *d, sagemem_tag tag, size_t size) {
-    smi_rare *rare = smi_rare_of(d, tag, size);
-    if (rare->live < UINT16_MAX) rare->live++;
-    if (rare->recent < UINT16_MAX) rare->recent++;
+/* Live blocks count under what they take, as their free will see it; allocations under what was asked for, so that one
+ * size earns its pages whatever holes it falls into. */
+static void smi_rare_count(smi_domain *d, sagemem_tag tag, size_t asked, size_t taken) {
+    smi_rare *live = smi_rare_of(d, tag, taken), *recent = smi_rare_of(d, tag, asked);
+    if (live->live < UINT16_MAX) live->live++;
+    if (recent->recent < UINT16_MAX) recent->recent++;
     if (++d->rare_total % SMI_RARE_PERIOD != 0) return;
     for (int i = 0; i < SMI_RARE; i++) d->rare[i].recent /= 2;
 }
@@ -5933,14 +5938,14 @@ static void smi_rare_count(smi_domain *d, sagemem_tag tag, size_t size) {
 /* A slab heap's small block: from a slab page if the class has one or has earned one, else from a chunk. */
 static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_site site, const char *call) {
     unsigned class_index = smi_class_of(size);
-    size_t in_chunk = ((size + 8 + 15) & ~(size_t)15) - 8, least = smi_slab_least(smi_class_size(class_index));
+    size_t in_chunk = size <= 24 ? 24 : ((size + 8 + 15) & ~(size_t)15) - 8, least = smi_slab_least(smi_class_size(class_index));
     if (smi_bins_of(d, tag)->pages[class_index] == 0) {
         const smi_rare *rare = smi_rare_of(d, tag, in_chunk);
         if (rare->live * smi_class_size(class_index) < 2 * least && rare->recent < SMI_RARE_PERIOD / 64) {
             void *block = smi_chunk_alloc(d, 16, size, tag, site, call);
             if (block == NULL) return NULL;
             size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
-            if (usable <= SMI_SMALL_MAX) smi_rare_count(d, tag, usable);
+            if (usable <= SMI_SMALL_MAX + 8) smi_rare_count(d, tag, in_chunk, usable);
             return block;
         }
     }
@@ -6000,6 +6005,10 @@ static void smi_domain_release_kept(smi_domain *heap);
 static bool smi_reclaim(smi_domain *heap, uint32_t *step, uint64_t wanted) {
     sagemem_status status = smi_mine.error.status;
     if ((status != SAGEMEM_E_LIMIT && status != SAGEMEM_E_NOMEM) || smi_mine.reclaiming) return false;
+    if (SMI_UNLIKELY(smi_mine.fails_now)) { /* a failure on purpose is to be seen */
+        smi_mine.fails_now = false;
+        return false;
+    }
     if (*step == 0) {
         *step = 1;
         if (heap != NULL && smi_enter(heap, "reclaim") != NULL) {
@@ -6164,7 +6173,7 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
             smi_event(d, ref->size);
             smi_lock_give(&d->lock);
         }
-        if (d->rare != NULL && ref->size <= SMI_SMALL_MAX) {
+        if (d->rare != NULL && ref->size <= SMI_SMALL_MAX + 8) {
             smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
             if (rare->live > 0) rare->live--;
         }
@@ -8337,6 +8346,7 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
     for (;; at++) {
         smi_mine.fail_at = at;
         smi_mine.fail_seen = 0;
+        smi_mine.fails_now = false;
         smi_short_paths();
         status = run(ctx);
         bool met = smi_mine.fail_seen >= at;

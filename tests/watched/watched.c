@@ -123,8 +123,8 @@ static const struct {
     const char *where;
     int (*watch_fn)(const char *where, size_t size, const char *what);
 } watchers[] = {
-    {"heap", watch_block}, {"scope", watch_block},  {"recycler", watch_recycler}, {"arena", watch_arena},
-    {"array", watch_rows}, {"columns", watch_rows}, {"slice", watch_slice},
+    {"heap", watch_block},   {"scope", watch_block}, {"recycler", watch_recycler}, {"arena", watch_arena},  {"array", watch_rows},
+    {"columns", watch_rows}, {"slice", watch_slice}, {"reader", watch_reader},     {"ahead", watch_reader},
 };
 
 static int watch(const char *where, size_t size, const char *what) {
