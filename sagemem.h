@@ -5976,6 +5976,7 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
  * do that takes them all as memory at once. */
 static void *smi_domain_alloc_in(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
                                  bool *zeroed, const char *call) {
+    if (d == d->base) smi_outside_grows(d); /* an object of the heap takes more while a scope is open */
     if (reserved > 0 && !smi_huge_may_reserve(d)) {
         size = reserved;
         reserved = 0;
