@@ -11629,11 +11629,12 @@ static sagemem_status smi_filemap_fill(const sagemem_map *map, smi_filemap_part 
                                        const char *call) {
     uint64_t at;
     while ((at = part->first + part->size) < enough) {
+        unsigned long long in_file = map->desc.offset + at;
         size_t got;
-        if (!smi_os_read_at(map->file, part->data + part->size, (size_t)(goal - at), map->desc.offset + at, &got))
+        if (!smi_os_read_at(map->file, part->data + part->size, (size_t)(goal - at), in_file, &got))
             return smi_fail_file(call, map->desc.path, "repeat the call, or look at the disk", "could not be read at byte %llu",
-                                 (unsigned long long)(map->desc.offset + at));
-        if (got == 0) return smi_filemap_cut(map, map->desc.offset + at, map->desc.offset + enough, call);
+                                 in_file);
+        if (got == 0) return smi_filemap_cut(map, in_file, map->desc.offset + enough, call);
         part->size += got;
     }
     return SAGEMEM_OK;

@@ -12,6 +12,7 @@ static int fd = -1;
 static volatile sig_atomic_t bus_errors;
 static atomic_bool over;
 static atomic_int wrong;
+static atomic_ullong good, cut; /* guarded reads that got all, that met the end */
 
 static unsigned char byte_at(uint64_t i) { return (unsigned char)((i * 0x9E3779B97F4A7C15u) >> 56); }
 
@@ -38,6 +39,8 @@ static int setup(void **state) {
     signal(SIGBUS, on_bus);
     atomic_store(&over, false);
     atomic_store(&wrong, 0);
+    atomic_store(&good, 0);
+    atomic_store(&cut, 0);
     return 0;
 }
 static int teardown(void **state) {
@@ -59,7 +62,6 @@ typedef struct reader {
     pthread_t thread;
     sagemem_map *map;
     uint64_t seed;
-    uint64_t good, cut;
 } reader;
 
 /* A byte is the file's, or 0 where it was cut off and has grown again. */
@@ -78,8 +80,10 @@ static void *read_guarded(void *ctx) {
         sagemem_status status = sagemem_map_read(r->map, at, got, n);
         const sagemem_error *error = sagemem_last_error();
         if (!inside) atomic_fetch_add(&wrong, status != SAGEMEM_E_ARGUMENT);
-        else if (status == SAGEMEM_OK) r->good += 1, atomic_fetch_add(&wrong, !plausible(got, at, n));
-        else r->cut++, atomic_fetch_add(&wrong, status != SAGEMEM_E_IO || strstr(error->message, "sagemem_map_refresh") == NULL);
+        else if (status == SAGEMEM_OK) atomic_fetch_add(&good, 1), atomic_fetch_add(&wrong, !plausible(got, at, n));
+        else
+            atomic_fetch_add(&cut, 1),
+                atomic_fetch_add(&wrong, status != SAGEMEM_E_IO || strstr(error->message, "sagemem_map_refresh") == NULL);
         if (status != SAGEMEM_OK) atomic_fetch_add(&wrong, error->status != status);
         sagemem_map_prefetch(r->map, at, n);
         if (sagemem_map_size(r->map) != FILE_BYTES) atomic_fetch_add(&wrong, 1);
@@ -87,15 +91,24 @@ static void *read_guarded(void *ctx) {
     return NULL;
 }
 
-/* The file lives in another process or in another thread of this one: to the readers it is the same. */
-static void cut_and_grow(int rounds) {
+/* By another process or another thread of this one: to the readers it is the same. Ends when `stop` is set. */
+static void cut_and_grow(const atomic_bool *stop) {
     uint64_t seed = 5;
-    for (int i = 0; i < rounds; i++) {
+    for (int i = 0; !atomic_load(stop); i++) {
         if (ftruncate(fd, (off_t)chance(&seed, FILE_BYTES)) != 0) _exit(4);
         if (i % 3 == 0) usleep(50);
         if (ftruncate(fd, FILE_BYTES) != 0) _exit(4);
         if (i % 2 == 0) usleep(50);
     }
+}
+static void *cut_in_thread(void *stop) {
+    cut_and_grow(stop);
+    return NULL;
+}
+
+/* However busy the machine is: until the readers have met enough of both. */
+static void wait_for_reads(void) {
+    for (int i = 0; i < 1000 * CHILD_SECONDS && (atomic_load(&good) < 300 || atomic_load(&cut) < 300); i++) usleep(1000);
 }
 
 static void guarded(sagemem_map_mode mode, uint64_t window, bool other_process) {
@@ -108,32 +121,33 @@ static void guarded(sagemem_map_mode mode, uint64_t window, bool other_process) 
     fflush(NULL);
     sagemem_map *map = sagemem_map_open(&desc);
     assert_non_null(map);
-    int rounds = getenv("SAGEMEM_TEST_SLOW") != NULL ? 100 : 150, status = 0;
+    atomic_bool *stop = mmap(NULL, sizeof *stop, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(stop != MAP_FAILED);
     pid_t child = other_process ? fork() : -1;
     if (child == 0) {
-        usleep(2000); /* the readers have begun */
-        cut_and_grow(rounds);
+        alarm(2 * CHILD_SECONDS);
+        cut_and_grow(stop);
         _exit(0);
     }
+    pthread_t cutter;
+    if (!other_process) assert_int_equal(pthread_create(&cutter, NULL, cut_in_thread, stop), 0);
     for (int i = 0; i < READERS; i++) {
-        memset(&readers[i], 0, sizeof readers[i]);
         readers[i].map = map;
         readers[i].seed = (uint64_t)i;
         assert_int_equal(pthread_create(&readers[i].thread, NULL, read_guarded, &readers[i]), 0);
     }
-    if (!other_process) cut_and_grow(rounds);
-    else assert_int_equal(waitpid(child, &status, 0), child);
+    wait_for_reads();
+    atomic_store(stop, true);
     atomic_store(&over, true);
-    uint64_t good = 0, cut = 0;
-    for (int i = 0; i < READERS; i++) {
-        pthread_join(readers[i].thread, NULL);
-        good += readers[i].good;
-        cut += readers[i].cut;
-    }
+    int status = 0;
+    if (other_process) assert_int_equal(waitpid(child, &status, 0), child);
+    else pthread_join(cutter, NULL);
+    for (int i = 0; i < READERS; i++) pthread_join(readers[i].thread, NULL);
+    munmap(stop, sizeof *stop);
     assert_int_equal(status, 0);
     assert_int_equal(atomic_load(&wrong), 0);
     assert_int_equal(bus_errors, 0);
-    assert_true(good > 0 && cut > 0);
+    assert_true(atomic_load(&good) >= 300 && atomic_load(&cut) >= 300);
     assert_int_equal(sagemem_map_close(map), SAGEMEM_OK);
 }
 
