@@ -4,6 +4,9 @@
 
 #include <fcntl.h>
 #include <stdatomic.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 enum { READERS = 4, FILE_BYTES = 1 << 18, RECORD = 5000 };
 
@@ -36,7 +39,6 @@ static int setup(void **state) {
     fd = mkstemp(path);
     if (fd < 0) return 1;
     fill();
-    signal(SIGBUS, on_bus);
     atomic_store(&over, false);
     atomic_store(&wrong, 0);
     atomic_store(&good, 0);
@@ -107,8 +109,8 @@ static void *cut_in_thread(void *stop) {
 }
 
 /* However busy the machine is: until the readers have met enough of both. */
-static void wait_for_reads(void) {
-    for (int i = 0; i < 1000 * CHILD_SECONDS && (atomic_load(&good) < 300 || atomic_load(&cut) < 300); i++) usleep(1000);
+static void wait_for_reads(unsigned enough) {
+    for (int i = 0; i < 1000 * CHILD_SECONDS && (atomic_load(&good) < enough || atomic_load(&cut) < enough); i++) usleep(1000);
 }
 
 static void guarded(sagemem_map_mode mode, uint64_t window, bool other_process) {
@@ -119,6 +121,7 @@ static void guarded(sagemem_map_mode mode, uint64_t window, bool other_process) 
     desc.window = window;
     desc.no_fallback = true;
     fflush(NULL);
+    signal(SIGBUS, on_bus); /* here: cmocka has set its own before the test */
     sagemem_map *map = sagemem_map_open(&desc);
     assert_non_null(map);
     atomic_bool *stop = mmap(NULL, sizeof *stop, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -136,7 +139,8 @@ static void guarded(sagemem_map_mode mode, uint64_t window, bool other_process) 
         readers[i].seed = (uint64_t)i;
         assert_int_equal(pthread_create(&readers[i].thread, NULL, read_guarded, &readers[i]), 0);
     }
-    wait_for_reads();
+    unsigned enough = getenv("SAGEMEM_TEST_SLOW") != NULL ? 300 : 5000;
+    wait_for_reads(enough);
     atomic_store(stop, true);
     atomic_store(&over, true);
     int status = 0;
@@ -147,7 +151,7 @@ static void guarded(sagemem_map_mode mode, uint64_t window, bool other_process) 
     assert_int_equal(status, 0);
     assert_int_equal(atomic_load(&wrong), 0);
     assert_int_equal(bus_errors, 0);
-    assert_true(atomic_load(&good) >= 300 && atomic_load(&cut) >= 300);
+    assert_true(atomic_load(&good) >= enough && atomic_load(&cut) >= enough);
     assert_int_equal(sagemem_map_close(map), SAGEMEM_OK);
 }
 
@@ -163,12 +167,27 @@ static void test_window(void **state) {
     (void)state;
     guarded(SAGEMEM_MAP_READ, 10000, false);
 }
+/* Without this call, a moment is left in which a private map can be cut under a read: see MAPS in the manual. */
+static bool kernel_copies(void) {
+#if defined(__linux__) && defined(SYS_process_vm_readv)
+    char from = 'x', to = 0;
+    struct {
+        void *base;
+        size_t size;
+    } here = {&to, 1}, there = {&from, 1};
+    return syscall(SYS_process_vm_readv, (long)getpid(), &here, 1L, &there, 1L, 0L) == 1;
+#else
+    return false;
+#endif
+}
 static void test_private(void **state) {
     (void)state;
+    if (!kernel_copies()) skip();
     guarded(SAGEMEM_MAP_PRIVATE, 0, false);
 }
 static void test_private_other_process(void **state) {
     (void)state;
+    if (!kernel_copies()) skip();
     guarded(SAGEMEM_MAP_PRIVATE, 0, true);
 }
 static void test_write(void **state) {
