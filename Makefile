@@ -204,7 +204,7 @@ in-tidy:
 comma := ,
 empty :=
 TIDY  = $(subst $(empty) $(empty),$(comma),$(strip -* bugprone-assert-side-effect bugprone-copy-constructor-init bugprone-infinite-loop \
-        bugprone-integer-division bugprone-macro-parentheses bugprone-macro-repeated-side-effects \
+        bugprone-integer-division bugprone-macro-repeated-side-effects \
         bugprone-misplaced-widening-cast bugprone-multiple-statement-macro \
         bugprone-string-literal-with-embedded-nul bugprone-suspicious-memory-comparison bugprone-suspicious-memset-usage \
         bugprone-suspicious-semicolon bugprone-suspicious-string-compare bugprone-terminating-continue \
