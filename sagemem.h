@@ -2010,16 +2010,12 @@ SMI_FOR_LAYERS bool smi_os_write(smi_os_handle handle, const void *data, size_t 
     *put = n;
     return ok;
 }
-SMI_FOR_LAYERS bool smi_os_sync_or_lose(smi_os_handle handle, bool *lost) {
+SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle, bool *lost) {
     *lost = false;
     if (smi_os_file_fails()) return false;
     if (GetFileType(handle) != FILE_TYPE_DISK || FlushFileBuffers(handle)) return true;
     *lost = true;
     return false;
-}
-SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle) {
-    bool lost;
-    return smi_os_sync_or_lose(handle, &lost);
 }
 SMI_FOR_LAYERS bool smi_os_settle(smi_os_handle handle, bool *lost) {
     (void)handle; /* CloseHandle has no news of what was written */
@@ -2610,7 +2606,7 @@ SMI_FOR_LAYERS bool smi_os_write(smi_os_handle handle, const void *data, size_t 
 }
 /* What has nothing to sync (a pipe, a terminal) is in sync. *lost: the system tried, and may have dropped what it could not
  * write: a later call that succeeds proves nothing (Rebello et al., Can Applications Recover from fsync Failures?, 2020). */
-SMI_FOR_LAYERS bool smi_os_sync_or_lose(smi_os_handle handle, bool *lost) {
+SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle, bool *lost) {
     *lost = false;
     if (smi_os_file_fails()) return false;
 #ifdef __APPLE__
@@ -2621,10 +2617,6 @@ SMI_FOR_LAYERS bool smi_os_sync_or_lose(smi_os_handle handle, bool *lost) {
     while (failed != 0 && errno == EINTR);
     *lost = failed != 0 && errno != EINVAL && errno != ENOTSUP;
     return !*lost;
-}
-SMI_FOR_LAYERS bool smi_os_sync(smi_os_handle handle) {
-    bool lost;
-    return smi_os_sync_or_lose(handle, &lost);
 }
 /* What close would say of the bytes written (network file systems tell only then), while the handle stays. *lost: as above. */
 SMI_FOR_LAYERS bool smi_os_settle(smi_os_handle handle, bool *lost) {
@@ -2648,7 +2640,7 @@ SMI_FOR_LAYERS bool smi_os_sync_directory_of(const char *path) {
     directory[length] = '\0';
     smi_os_handle handle;
     if (!smi_os_open(&handle, directory, SMI_OS_READ, 0)) return false;
-    bool ok = smi_os_sync(handle);
+    bool lost, ok = smi_os_sync(handle, &lost);
     int reason = errno;
     close(handle);
     errno = reason;
@@ -12896,7 +12888,7 @@ SAGEMEM_API sagemem_status sagemem_writer_patch(sagemem_writer *writer, uint64_t
 
 static sagemem_status smi_writer_sync(sagemem_writer *w, const char *call) {
     bool lost;
-    if (smi_os_sync_or_lose(w->handle, &lost)) return SAGEMEM_OK;
+    if (smi_os_sync(w->handle, &lost)) return SAGEMEM_OK;
     sagemem_status status =
         smi_fail_file(call, smi_writer_name(w), lost ? "abandon, and write it again" : "repeat the call", "syncing it");
     return lost ? smi_writer_finish_with(w, status) : status;
