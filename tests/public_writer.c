@@ -608,8 +608,30 @@ static void meet_a_full_disk(void) {
     ok(sagemem_writer_close(w));
     check(file_is(full_desc.path, want, accepted + 20));
 }
+/* The thread goes on behind what a flush wrote before the disk was full. */
+static void resume_in_background(void) {
+    char want[7500];
+    for (size_t i = 0; i < sizeof want; i++) want[i] = (char)('a' + i % 26);
+    limit_files(5000);
+    sagemem_writer *w = sagemem_writer_open(&full_desc);
+    ok(sagemem_write(w, want, 3000));
+    ok(sagemem_writer_flush(w));
+    ok(sagemem_write(w, want + 3000, 3000));
+    check(sagemem_writer_flush(w) == SAGEMEM_E_IO && sagemem_writer_written(w) == 5000);
+    limit_files(RLIM_INFINITY);
+    ok(sagemem_write(w, want + 6000, 1500));
+    ok(sagemem_writer_close(w));
+    check(file_is(full_desc.path, want, sizeof want));
+}
+
 static void after_room_was_made_the_file_is_complete(void **state) {
     (void)state;
+    memset(&full_desc, 0, sizeof full_desc);
+    full_desc.path = in_place("full");
+    full_desc.tag = TAG;
+    full_desc.initial_bytes = 4000;
+    full_desc.background = true;
+    in_child(resume_in_background);
     for (int variant = 0; variant < 16; variant++) {
         memset(&full_desc, 0, sizeof full_desc);
         full_desc.path = in_place("full");
