@@ -12451,7 +12451,7 @@ static void smi_writer_clean(void *ctx, const char *name) {
     if (mine && smi_writer_has_number((uint32_t)number)) return;
     smi_os_info info;
     smi_os_handle handle;
-    if (!smi_os_info_at(path, &info) || !info.regular || !smi_os_open(&handle, path, SMI_OS_UPDATE, 0)) return;
+    if (!smi_os_open_regular(&handle, path, true, &info) || !info.regular) return;
     smi_os_hold hold = smi_os_hold_file(handle);
     bool dead = hold == SMI_OS_HOLD_MINE || (hold == SMI_OS_HOLD_NONE && (mine || !smi_os_process_lives((unsigned)process)));
     if (dead && smi_os_info_of(handle, &info) && !info.unlinked) smi_os_unlink(path);
@@ -12760,7 +12760,7 @@ static sagemem_status smi_writer_through(sagemem_writer *w, const char *data, si
     return status == SAGEMEM_OK ? status : smi_writer_refused(w, status, call, size - put, position + put);
 }
 
-static sagemem_status smi_writer_write_slow(sagemem_writer *w, const void *data, size_t size, const char *call) {
+static sagemem_status smi_writer_write_entered(sagemem_writer *w, const void *data, size_t size, const char *call) {
     sagemem_status status = smi_writer_ready_to_write(w, call);
     if (status != SAGEMEM_OK || size == 0) return status;
     if (data == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "data is NULL, but %zu bytes are to be written", size);
@@ -12781,20 +12781,29 @@ static sagemem_status smi_writer_write_slow(sagemem_writer *w, const void *data,
     return status == SAGEMEM_OK ? smi_writer_through(w, (const char *)data, size, call) : status;
 }
 
-SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size) {
+/* Apart, so that the short path saves no registers. */
+SMI_NOINLINE sagemem_status smi_writer_write_slow(sagemem_writer *w, const void *data, size_t size) {
     const char *call = "sagemem_write";
-    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
-    size_t used = writer->now.used, fast = SMI_LOAD(&writer->fast);
-    sagemem_status status = SAGEMEM_OK;
-    if (SMI_LIKELY(size < fast && used <= fast - size && data != NULL && writer->forks == smi_os_forks)) {
-        memcpy(writer->now.bytes + used, data, size);
-        SMI_STORE(&writer->now.used, used + size);
-        writer->begun = false;
-    } else {
-        status = smi_writer_write_slow(writer, data, size, call);
-    }
-    smi_object_leave(&writer->object);
+    if (!smi_object_enter(w, &smi_writer_kind, call)) return smi_mine.error.status;
+    sagemem_status status = smi_writer_write_entered(w, data, size, call);
+    smi_object_leave(&w->object);
     return status;
+}
+
+/* What smi_object_enter finds in the ordinary case: a live writer in a heap of the calling thread's own, and not a parent's. */
+SMI_INLINE bool smi_writer_mine(const sagemem_writer *w) {
+    return smi_lookup(w) == &smi_meta_page && ((uintptr_t)w & 63) == 0 && w->object.kind == &smi_writer_kind &&
+           SMI_LOAD(&w->object.domain->base->owner) == smi_self() && w->forks == smi_os_forks;
+}
+
+SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size) {
+    if (SMI_UNLIKELY(!smi_writer_mine(writer) || data == NULL)) return smi_writer_write_slow(writer, data, size);
+    size_t used = writer->now.used, fast = SMI_LOAD(&writer->fast);
+    if (SMI_UNLIKELY(size >= fast || used > fast - size)) return smi_writer_write_slow(writer, data, size);
+    writer->begun = false;
+    SMI_STORE(&writer->now.used, used + size);
+    memcpy(writer->now.bytes + used, data, size);
+    return SAGEMEM_OK;
 }
 
 /* A larger buffer for a record that does not fit into the empty one. */

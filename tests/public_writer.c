@@ -608,8 +608,30 @@ static void meet_a_full_disk(void) {
     ok(sagemem_writer_close(w));
     check(file_is(full_desc.path, want, accepted + 20));
 }
+/* The thread goes on behind what a flush wrote before the disk was full. */
+static void resume_in_background(void) {
+    char want[7500];
+    for (size_t i = 0; i < sizeof want; i++) want[i] = (char)('a' + i % 26);
+    limit_files(5000);
+    sagemem_writer *w = sagemem_writer_open(&full_desc);
+    ok(sagemem_write(w, want, 3000));
+    ok(sagemem_writer_flush(w));
+    ok(sagemem_write(w, want + 3000, 3000));
+    check(sagemem_writer_flush(w) == SAGEMEM_E_IO && sagemem_writer_written(w) == 5000);
+    limit_files(RLIM_INFINITY);
+    ok(sagemem_write(w, want + 6000, 1500));
+    ok(sagemem_writer_close(w));
+    check(file_is(full_desc.path, want, sizeof want));
+}
+
 static void after_room_was_made_the_file_is_complete(void **state) {
     (void)state;
+    memset(&full_desc, 0, sizeof full_desc);
+    full_desc.path = in_place("full");
+    full_desc.tag = TAG;
+    full_desc.initial_bytes = 4000;
+    full_desc.background = true;
+    in_child(resume_in_background);
     for (int variant = 0; variant < 16; variant++) {
         memset(&full_desc, 0, sizeof full_desc);
         full_desc.path = in_place("full");
@@ -740,7 +762,7 @@ static void an_atomic_file_is_the_old_one_until_close(void **state) {
     snprintf(path, sizeof path, "%s", in_place("atomic"));
     snprintf(link, sizeof link, "%s", in_place("link"));
     put_file(path, "old");
-    chmod(path, 0604);
+    chmod(path, 0622); /* more than the umask leaves */
     assert_int_equal(symlink("atomic", link), 0);
     sagemem_writer *w = open_atomic(link);
     assert_non_null(w);
@@ -753,7 +775,7 @@ static void an_atomic_file_is_the_old_one_until_close(void **state) {
     assert_int_equal(lstat(link, &s), 0);
     assert_true(S_ISLNK(s.st_mode)); /* its target was replaced */
     assert_int_equal(stat(path, &s), 0);
-    assert_int_equal(s.st_mode & 0777, 0604);
+    assert_int_equal(s.st_mode & 0777, 0622);
     assert_int_equal(names_with(".sagemem-"), 0);
     w = open_atomic(path);
     assert_int_equal(sagemem_write(w, "dropped", 7), SAGEMEM_OK);
@@ -983,6 +1005,7 @@ static void be_a_child(void) {
     for (int i = 0; i < 4; i++) {
         sagemem_writer *w = inherited[i];
         check(sagemem_write(w, "child", 5) == SAGEMEM_E_BUSY);
+        check(sagemem_write(w, "c", 1) == SAGEMEM_E_BUSY); /* there would be room */
         check(sagemem_write_begin(w, 5) == NULL && sagemem_last_error()->status == SAGEMEM_E_BUSY);
         sagemem_write_end(w, 5);
         check(sagemem_writer_patch(w, 0, "x", 1) == SAGEMEM_E_BUSY);

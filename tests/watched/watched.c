@@ -100,6 +100,31 @@ static int watch_slice(const char *where, size_t size, const char *what) {
     return 0;
 }
 
+static sagemem_status forget(void *ctx, const void *data, size_t size, uint64_t offset) {
+    (void)ctx, (void)data, (void)size, (void)offset;
+    return SAGEMEM_OK;
+}
+
+/* Room for a record: past it, when the record came to nothing, when the writer ended with its scope. */
+static int watch_writer(const char *where, size_t size, const char *what) {
+    (void)where;
+    sagemem_sink sink = {forget, NULL, NULL};
+    sagemem_writer_desc desc = {0};
+    desc.sink = &sink;
+    sagemem_writer *writer = sagemem_scope_begin(NULL, "forest", 12) == SAGEMEM_OK ? sagemem_writer_open(&desc) : NULL;
+    if (writer == NULL || sagemem_write(writer, "before", 6) != SAGEMEM_OK) return 2;
+    char *volatile room = (char *)sagemem_write_begin(writer, size);
+    if (room == NULL) return 2;
+    memset(room, 'x', size);
+    if (strcmp(what, "freed") == 0) sagemem_write_end(writer, 0);
+    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
+    if (((volatile char *)room)[strcmp(what, "overflow") == 0 ? size : 0] == 'y') return 3;
+    if (strcmp(what, "good") == 0) sagemem_write_end(writer, size);
+    if (strcmp(what, "good") == 0 && sagemem_writer_close(writer) != SAGEMEM_OK) return 2;
+    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
+    return 0;
+}
+
 /* A view of a reader lasts until the next call ("freed"). */
 static int watch_reader(const char *where, size_t size, const char *what) {
     if (sagemem_scope_begin(NULL, "forest", 12) != SAGEMEM_OK) return 2;
@@ -123,8 +148,9 @@ static const struct {
     const char *where;
     int (*watch_fn)(const char *where, size_t size, const char *what);
 } watchers[] = {
-    {"heap", watch_block},   {"scope", watch_block}, {"recycler", watch_recycler}, {"arena", watch_arena},  {"array", watch_rows},
-    {"columns", watch_rows}, {"slice", watch_slice}, {"reader", watch_reader},     {"ahead", watch_reader},
+    {"heap", watch_block},   {"scope", watch_block},   {"recycler", watch_recycler}, {"arena", watch_arena},
+    {"array", watch_rows},   {"columns", watch_rows},  {"slice", watch_slice},       {"reader", watch_reader},
+    {"ahead", watch_reader}, {"writer", watch_writer},
 };
 
 static int watch(const char *where, size_t size, const char *what) {
