@@ -146,7 +146,28 @@
  *
  * POOLS
  *
- *     (to be written: pools)
+ *     For objects of one size that come and go: galaxies, halos, list nodes, messages. A pool takes blocks from its heap, of a
+ *     page first and up to 1 MiB, and hands out places in them; nothing is added to an object but what its alignment asks
+ *     for (give alignment 1 to 8 to have small objects packed). SAGEMEM_POOL_OF makes typed calls:
+ *
+ *         SAGEMEM_POOL_OF(galaxy_pool, struct GALAXY);
+ *         sagemem_pool *pool = galaxy_pool_create(&desc);     // desc: heap, tag, hooks; or NULL
+ *         struct GALAXY *galaxy = galaxy_pool_alloc(pool);    // ... galaxy_pool_free(pool, galaxy)
+ *
+ *     Hooks make, copy and free what an object owns: init_fn, copy_fn, cleanup_fn. cleanup_fn runs for each object that is
+ *     left when the pool is reset or destroyed, or when its scope ends.
+ *
+ *     Which places are free is told by maps apart from them, 2 bits an object. So a double free is seen
+ *     exactly, at once, and so are pointers into objects, of other pools, of none: two or three loads. What is allocated in a
+ *     row lies in a row, whatever was freed before in whatever order: a loop over such objects is 2 to 10 times as fast as
+ *     over those of a list of free places. A place that was written to while it was free (its first 8 bytes; any byte in a
+ *     SAGEMEM_HEAP_CHECKED heap, which also puts 16 bytes behind each object) is seen when it would be handed out, and by
+ *     sagemem_heap_check; it is not used again. Objects below 8 bytes are not watched that way.
+ *     bypass = true makes each object a block of the heap: the same results, and every check of the heap.
+ *
+ *     Weak: a block goes back only when all its objects are free, by sagemem_pool_trim; hooks, and zeroing, checked or shared
+ *     heaps, take a longer way; a lone allocation and free costs more than with a list of free places, about as much as a
+ *     block of a heap. An object that is reused at once hides a late use: look for it in a checked heap, or with a tool.
  *
  * RECYCLERS
  *
@@ -897,9 +918,11 @@ typedef struct sagemem_pool_desc {
     sagemem_tag tag;
     const char *name;                /* in messages and reports ["pool"]; copied */
     size_t object_size;              /* bytes; 1 ... 256 KiB */
-    size_t alignment;                /* of each object: a power of two up to 4096 [16] */
-    size_t initial_count, max_count; /* objects: room in the first block [as fits one page]; most at once [no limit] */
-    double growth;                   /* each block has room for so many times the objects of the one before, up to 1 MiB [2.0] */
+    size_t alignment;                /* of each object: a power of two up to 4096; objects lie that close together [16] */
+    size_t initial_count, max_count; /* objects: room in a first block that is taken at once [one page, with the first object];
+                                        most at once [no limit] */
+    double growth;                   /* each block has room for so many times the objects of the one before, up to 1 MiB [2.0];
+                                        fewer, but at least a page, where a limit is near */
     sagemem_status (*init_fn)(void *ctx, void *object); /* makes what the object owns; not OK: the allocation fails with that
                                                            status and nothing is taken. The object's bytes are undefined before */
     void (*cleanup_fn)(void *ctx, void *object);        /* frees what the object owns: at free, reset, destroy, scope end */
@@ -909,32 +932,37 @@ typedef struct sagemem_pool_desc {
     bool bypass; /* each object is a block of the heap, same results: for comparing, and for tools that look at blocks */
 } sagemem_pool_desc;
 
-/* A pool; NULL on failure (E_ARGUMENT, E_NOMEM, E_LIMIT). The hooks may use the heap, but not this pool. */
+/* A pool; NULL on failure (E_ARGUMENT, E_NOMEM, E_LIMIT). The hooks may use the heap, but not this pool: E_BUSY to the fault
+ * handler. */
 SAGEMEM_API SAGEMEM_NODISCARD sagemem_pool *sagemem_pool_create(const sagemem_pool_desc *desc);
 
 /* The desc with every default resolved; `name` is valid while the pool lives. */
 SAGEMEM_API sagemem_status sagemem_pool_get_desc(const sagemem_pool *pool, sagemem_pool_desc *out);
 
-/* An object at the lowest free address (of the block in use), initialised by init_fn; else undefined, or zero in a
- * SAGEMEM_HEAP_ZERO heap. NULL: E_FULL max_count objects are live, E_NOMEM, E_LIMIT, or init_fn's status; nothing has changed.
- * Cost: a few nanoseconds; a block from the heap now and then. */
+/* An object, initialised by init_fn; else undefined, or zero in a SAGEMEM_HEAP_ZERO heap. It lies in one of up to 16 places
+ * freed lately, else at the lowest free address of the block in use. NULL: E_FULL max_count objects are live, E_NOMEM, E_LIMIT,
+ * or init_fn's status, and nothing has changed; or, from the fault handler, E_CORRUPT: the place was written to after it was
+ * freed, and is not used again. Cost: a few nanoseconds; a block from the heap now and then. */
 SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_pool_alloc(sagemem_pool *pool);
 
-/* A copy of an object of this pool, of another one, or of none, by copy_fn. NULL as for sagemem_pool_alloc. */
+/* A copy of an object of this pool, of another one, or of none, by copy_fn. NULL as for sagemem_pool_alloc; or, from the fault
+ * handler, E_STALE, E_FOREIGN: `from` lies in this pool, but is no object in use. */
 SAGEMEM_API SAGEMEM_NODISCARD void *sagemem_pool_copy(sagemem_pool *pool, const void *from);
 
 /* Cleans an object up and gives its place back; NULL is fine. To the fault handler: E_FOREIGN not an object of this pool,
- * E_STALE freed already, E_CORRUPT written to after it was freed. */
+ * E_STALE freed already, E_CORRUPT written past its end (seen in a SAGEMEM_HEAP_CHECKED heap). */
 SAGEMEM_API void sagemem_pool_free(sagemem_pool *pool, void *object);
 
-/* Calls visit for every live object in the order of blocks and addresses, until it returns false. visit may free the object
- * it is given, and no other; what it allocates may or may not be visited. */
+/* Calls visit for every live object in the order of blocks and addresses (bypass: in that of allocation), until it returns
+ * false. visit may free the object it is given, and no other; what it allocates may or may not be visited. It must not
+ * reset or destroy the pool (E_BUSY to the fault handler), nor jump away. */
 SAGEMEM_API void sagemem_pool_each(sagemem_pool *pool, bool (*visit)(void *ctx, void *object), void *ctx);
 
-/* Frees every object (cleanup_fn runs for each); the blocks stay for the next ones. */
+/* Frees every object (cleanup_fn runs for each); the blocks stay for the next ones. Cost: blocks; objects, with a cleanup_fn. */
 SAGEMEM_API void sagemem_pool_reset(sagemem_pool *pool);
 
-/* Gives blocks without objects back to the heap; bytes given back. */
+/* Gives blocks without objects back to the heap; bytes given back. In a hook or a visit: 0, E_BUSY (no fault: a reclaimer
+ * may be called at any time). */
 SAGEMEM_API uint64_t sagemem_pool_trim(sagemem_pool *pool);
 
 /* Frees every object, all blocks and the pool; NULL is fine. */
@@ -943,7 +971,7 @@ SAGEMEM_API void sagemem_pool_destroy(sagemem_pool *pool);
 typedef struct sagemem_pool_stats {
     uint64_t objects, peak_objects; /* live now; most at once */
     uint64_t capacity;              /* objects that the blocks have room for */
-    uint64_t blocks, held;          /* taken from the heap; their bytes */
+    uint64_t blocks, held;          /* taken from the heap; their bytes, as the tag counts them */
     uint64_t total_allocs;          /* objects ever handed out */
 } sagemem_pool_stats;
 SAGEMEM_API sagemem_status sagemem_pool_get_stats(const sagemem_pool *pool, sagemem_pool_stats *out);
@@ -8378,7 +8406,7 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  *     sections   [number] -> section     in the order in which their blocks were taken
  *     open_map   one bit a section: it may have free places; `lowest`: no section below has any
  *     table      [hash of address / window] -> section, one entry for each window that the section reaches into
- *     front      the places freed last, newest on top
+ *     front      a few places freed lately, newest on top
  *
  * The maps are the truth: a place is handed out where its bit is set. `open` and `open_map` are set where a bit below is
  * set; they are cleared only when somebody looks there in vain. A place in `front` is free like any other; from the maps
@@ -8388,7 +8416,7 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  * place: whatever the order of the frees was, what is allocated one after the other lies one after the other. Places from
  * `fresh` on were never handed out, and their memory was never touched.
  *
- * A free place begins with a proof, (address ^ key) * mix, that shows whether it was written to; in a SAGEMEM_HEAP_CHECKED
+ * A free place begins with a proof, address ^ key, that shows whether it was written to; in a SAGEMEM_HEAP_CHECKED
  * heap all of it is filled, and there is a red zone behind each object. The first place does not lie at the start of the
  * block: no object is a block, so that sagemem_free of one is seen. */
 enum {
@@ -8414,6 +8442,12 @@ typedef struct smi_pool_section {
     size_t block_bytes; /* usable, of the block */
 } smi_pool_section;     /* behind it: the map, the map of what is gone */
 
+/* An entry of the table. */
+typedef struct smi_pool_entry {
+    char *start;               /* the section's: the map can be looked at without waiting for the section */
+    smi_pool_section *section; /* NULL: none */
+} smi_pool_entry;
+
 /* A free place, with where its bit is. */
 typedef struct smi_pool_hint {
     char *object; /* NULL: none */
@@ -8431,28 +8465,28 @@ typedef struct smi_pool_loose {
 
 struct sagemem_pool {
     smi_object object;
-    bool plain;                /* the short paths are open: no hook, nothing to fill or to zero, no tool that watches */
-    bool proves;               /* free places begin with a proof */
-    bool fronted;              /* places freed last are handed out first */
-    bool checked, zero;        /* the heap's flags */
-    bool busy;                 /* a hook is running */
-    uint32_t front_top;        /* of front */
+    const void *quick;         /* where the short paths are open, &smi_pool_kind: no hook, nothing to fill, no tool that watches */
+    sagemem_heap *heap;        /* its own */
+    smi_pool_hint *top, *end;  /* of front: the last in use, the last there is */
     smi_pool_section *section; /* in use: places come from here */
     smi_pool_section *last;    /* where a pointer was found last */
     uint64_t total, freed;     /* objects handed out, given back */
-    uint64_t peak;             /* most at once, as last seen when one was freed */
-    uint64_t key;              /* of the proofs */
     uint64_t inverse;          /* 2^50 / stride, rounded up */
     size_t stride;
-    smi_pool_section **table;
-    uint32_t table_shift;  /* hash: the upper bits of a product; 64 - log2(slots) */
-    uint32_t window_shift; /* log2 of the bytes of a window: an eighth to a quarter of a section */
-    size_t table_entries;
-    smi_pool_hint front[SMI_POOL_FRONT];
+    uint64_t key;         /* of the proofs */
+    bool proves;          /* free places begin with a proof */
+    bool checked, zero;   /* the heap's flags */
+    bool busy;            /* a hook is running */
+    uint8_t table_shift;  /* hash: the upper bits of a product; 64 - log2(slots) */
+    uint8_t window_shift; /* log2 of the bytes of a window: a quarter to half of a section */
+    uint64_t peak;        /* most objects at once */
+    smi_pool_entry *table;
+    smi_pool_hint front[SMI_POOL_FRONT + 1]; /* [0]: below the first */
     /* seldom needed */
     smi_pool_section **sections;
     uint64_t *open_map; /* behind the list */
     size_t section_count, section_room, lowest;
+    size_t table_entries;
     uint32_t section_places; /* of a full section */
     size_t head;             /* bytes in front of the first place */
     size_t page_places;      /* of the smallest block */
@@ -8464,7 +8498,8 @@ struct sagemem_pool {
     sagemem_pool_desc desc; /* resolved */
 };
 
-static smi_pool_section smi_pool_none; /* stands for no section: nothing lies in it, nothing is free */
+static smi_pool_section smi_pool_none;      /* stands for no section: nothing lies in it, nothing is free */
+static smi_pool_entry smi_pool_untabled[2]; /* the table of a pool without sections */
 
 static uint64_t *smi_pool_map(const smi_pool_section *s) { return (uint64_t *)(void *)(uintptr_t)(s + 1); }
 static size_t smi_pool_words(const smi_pool_section *s) { return ((size_t)s->places + 63) / 64; }
@@ -8479,9 +8514,7 @@ SMI_INLINE size_t smi_pool_index(const sagemem_pool *p, size_t offset) {
     return (size_t)((uint64_t)offset * p->inverse >> SMI_POOL_INVERSE);
 }
 
-SMI_INLINE uint64_t smi_pool_proof(const sagemem_pool *p, const char *place) {
-    return ((uint64_t)(uintptr_t)place ^ p->key) * SMI_MIX;
-}
+SMI_INLINE uint64_t smi_pool_proof(const sagemem_pool *p, const char *place) { return (uint64_t)(uintptr_t)place ^ p->key; }
 
 /* -- Finding: a free place, the section of a pointer ------------------------------------------------------------------ */
 
@@ -8505,84 +8538,76 @@ SMI_NOINLINE bool smi_pool_seek(sagemem_pool *p) {
     }
 }
 
-/* A section that had no free place has one again. */
-SMI_NOINLINE void smi_pool_reopen(sagemem_pool *p, const smi_pool_section *s) {
-    smi_bits_set(p->open_map, s->number, 1);
+/* A word of a section's map that was not known to have a free place has one. */
+SMI_NOINLINE void smi_pool_open(sagemem_pool *p, smi_pool_section *s, size_t word) {
+    if (s->open == 0) smi_bits_set(p->open_map, s->number, 1);
     if (s->number < p->lowest) p->lowest = s->number;
+    s->open |= (uint64_t)1 << word;
 }
 
 SMI_INLINE size_t smi_pool_slot(const sagemem_pool *p, uintptr_t window) {
     return (size_t)((uint64_t)window * SMI_MIX >> p->table_shift);
 }
 
-SMI_INLINE bool smi_pool_within(const smi_pool_section *s, const void *at) {
-    return (uintptr_t)at - (uintptr_t)s->start < s->bytes;
-}
-
-/* The section that any pointer at all lies in, or NULL. */
-SMI_INLINE smi_pool_section *smi_pool_find(sagemem_pool *p, const void *at) {
-    if (smi_pool_within(p->last, at)) return p->last;
-    if (SMI_UNLIKELY(p->section_count == 0)) return NULL;
+/* The section that any pointer at all lies in, and how far behind its start; or NULL. */
+SMI_INLINE smi_pool_section *smi_pool_find(sagemem_pool *p, const void *at, size_t *offset) {
+    smi_pool_section *s = p->last;
+    *offset = (uintptr_t)at - (uintptr_t)s->start;
+    if (*offset < s->bytes) return s;
     size_t mask = ((size_t)1 << (64 - p->table_shift)) - 1;
-    for (size_t i = smi_pool_slot(p, (uintptr_t)at >> p->window_shift);; i = (i + 1) & mask) {
-        smi_pool_section *s = p->table[i];
-        if (s == NULL) return NULL;
-        if (smi_pool_within(s, at)) return p->last = s;
+    for (size_t i = smi_pool_slot(p, (uintptr_t)at >> p->window_shift); (s = p->table[i].section) != NULL; i = (i + 1) & mask) {
+        *offset = (uintptr_t)at - (uintptr_t)p->table[i].start;
+        if (*offset < s->bytes) return p->last = s;
     }
+    return NULL;
 }
 
 /* -- The short paths: no hook, nothing to tell anybody ------------------------------------------------------------------ */
 
-/* A free place, not free any more, its proof not looked at. NULL: none is known without a look around. */
-SMI_INLINE char *smi_pool_take(sagemem_pool *p, bool *used_before) {
-    smi_pool_hint *top = &p->front[p->front_top];
-    char *place = top->object;
-    *used_before = true;
-    if (place != NULL) {
-        top->object = NULL;
-        *top->word &= ~top->mask;
-        p->front_top = (p->front_top - 1) % SMI_POOL_FRONT;
-    } else {
-        smi_pool_section *s = p->section;
-        if (SMI_UNLIKELY(s->open == 0)) return NULL;
-        size_t w = smi_pool_first_bit(s->open);
-        uint64_t *word = &smi_pool_map(s)[w], bits = *word;
-        if (SMI_UNLIKELY(bits == 0)) return NULL;
-        size_t index = w * 64 + smi_pool_first_bit(bits);
-        *word = bits & (bits - 1);
-        place = s->start + index * p->stride;
-        if (index >= s->fresh) {
-            s->fresh = (uint32_t)index + 1;
-            *used_before = false;
-        }
-    }
+/* The place on top of front, which is not empty. Its proof was not looked at. */
+SMI_INLINE char *smi_pool_pop(sagemem_pool *p) {
+    smi_pool_hint *top = p->top--;
+    *top->word ^= top->mask;
     p->total++;
-    return place;
+    return top->object;
+}
+
+/* The lowest free place of the section in use, when front is empty. NULL: not without a look around. */
+SMI_INLINE char *smi_pool_take(sagemem_pool *p, bool *used_before) {
+    smi_pool_section *s = p->section;
+    if (SMI_UNLIKELY(s->open == 0)) return NULL;
+    size_t w = smi_pool_first_bit(s->open);
+    uint64_t *word = &smi_pool_map(s)[w], bits = *word;
+    if (SMI_UNLIKELY(bits == 0)) return NULL;
+    size_t index = w * 64 + smi_pool_first_bit(bits);
+    *word = bits & (bits - 1);
+    *used_before = index < s->fresh;
+    if (!*used_before) s->fresh = (uint32_t)index + 1;
+    p->total++;
+    return s->start + index * p->stride;
 }
 
 /* The place of a live object is free. */
 SMI_INLINE void smi_pool_give(sagemem_pool *p, smi_pool_section *s, size_t index, char *place) {
-    uint64_t *word = &smi_pool_map(s)[index / 64], mask = (uint64_t)1 << (index % 64);
+    size_t w = index / 64;
+    uint64_t *word = &smi_pool_map(s)[w], mask = (uint64_t)1 << (index % 64);
     if (p->proves) {
         uint64_t proof = smi_pool_proof(p, place);
         memcpy(place, &proof, sizeof proof);
     }
     *word |= mask;
-    if (SMI_UNLIKELY(s->open == 0)) smi_pool_reopen(p, s);
-    s->open |= (uint64_t)1 << (index / 64);
-    if (!p->fronted) return;
-    p->front_top = (p->front_top + 1) % SMI_POOL_FRONT;
-    smi_pool_hint *top = &p->front[p->front_top];
+    if (SMI_UNLIKELY((s->open >> w & 1) == 0)) smi_pool_open(p, s, w);
+    if (SMI_UNLIKELY(p->top == p->end)) return;
+    smi_pool_hint *top = ++p->top;
     top->object = place;
     top->word = word;
     top->mask = mask;
 }
 
-/* A peak is noticed when the number first falls after it. */
-SMI_INLINE void smi_pool_count_free(sagemem_pool *p, uint64_t objects) {
-    uint64_t live = p->total - p->freed;
-    if (live > p->peak) p->peak = live;
-    p->freed += objects;
+/* To be called when an object was taken from the maps. What is on top of front was live when front was last empty: a place
+ * that comes from there makes no new peak. */
+SMI_INLINE void smi_pool_count_peak(sagemem_pool *p) {
+    if (p->total - p->freed > p->peak) p->peak = p->total - p->freed;
 }
 
 /* Whether a free place that was in use before is as it was left. */
@@ -8619,10 +8644,11 @@ static bool smi_pool_damaged(const sagemem_pool *p, const char *place, bool live
 /* A place that was taken turns out to have been written to while it was free. Nobody gets it any more; that only the long
  * way sees. */
 SMI_NOINLINE void smi_pool_lose(sagemem_pool *p, const char *place, const char *why, const char *call) {
-    const smi_pool_section *s = smi_pool_find(p, place);
+    size_t offset;
+    const smi_pool_section *s = smi_pool_find(p, place, &offset);
     SMI_ASSUME(s != NULL);
-    smi_bits_set(smi_pool_gone(s), smi_pool_index(p, (size_t)(place - s->start)), 1);
-    p->plain = false;
+    smi_bits_set(smi_pool_gone(s), smi_pool_index(p, offset), 1);
+    p->quick = NULL;
     p->total--;
     p->capacity--;
     smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "%s; look for a pointer that is used after the free", why);
@@ -8640,7 +8666,10 @@ static void *smi_pool_meta(const sagemem_pool *p, size_t size, const char *call)
     return at;
 }
 
-static size_t smi_pool_table_slots(const sagemem_pool *p) { return p->table != NULL ? (size_t)1 << (64 - p->table_shift) : 0; }
+static size_t smi_pool_table_slots(const sagemem_pool *p) {
+    return p->table != smi_pool_untabled ? (size_t)1 << (64 - p->table_shift) : 0;
+}
+/* The list of sections and, behind it, the map of those that are open. */
 static size_t smi_pool_list_size(size_t room) { return room * sizeof(smi_pool_section *) + room / 64 * sizeof(uint64_t); }
 
 /* Enters a section for each window that it reaches into. There is room. */
@@ -8649,8 +8678,9 @@ static void smi_pool_table_put(sagemem_pool *p, smi_pool_section *s) {
     uintptr_t first = (uintptr_t)s->start >> p->window_shift, end = ((uintptr_t)s->start + s->bytes - 1) >> p->window_shift;
     for (uintptr_t window = first; window <= end; window++) {
         size_t i = smi_pool_slot(p, window);
-        while (p->table[i] != NULL) i = (i + 1) & mask;
-        p->table[i] = s;
+        while (p->table[i].section != NULL) i = (i + 1) & mask;
+        p->table[i].start = s->start;
+        p->table[i].section = s;
         p->table_entries++;
     }
 }
@@ -8663,15 +8693,15 @@ static void smi_pool_table_fill(sagemem_pool *p) {
 /* Room in the table for that many more sections: at most half of it is in use. */
 static bool smi_pool_table_room(sagemem_pool *p, size_t sections, const char *call) {
     size_t each = (p->section_places * p->stride >> p->window_shift) + 2;
-    size_t slots = smi_pool_table_slots(p), need = 2 * (p->table_entries + sections * each), old = slots;
+    size_t slots = smi_pool_table_slots(p), old = slots, need = 2 * (p->table_entries + sections * each);
     if (slots < SMI_POOL_SLOTS) slots = SMI_POOL_SLOTS;
     while (slots < need) slots *= 2;
     if (slots == old) return true;
-    smi_pool_section **table = (smi_pool_section **)smi_pool_meta(p, slots * sizeof *table, call);
+    smi_pool_entry *table = (smi_pool_entry *)smi_pool_meta(p, slots * sizeof *table, call);
     if (table == NULL) return false;
-    smi_meta_free(p->table, old * sizeof *table);
+    if (old > 0) smi_meta_free(p->table, old * sizeof *table);
     p->table = table;
-    p->table_shift = 64 - smi_pool_first_bit(slots);
+    p->table_shift = (uint8_t)(64 - smi_pool_first_bit(slots));
     smi_pool_table_fill(p);
     return true;
 }
@@ -8819,8 +8849,6 @@ static void smi_pool_block_free(sagemem_pool *p, size_t first, size_t n, const c
     smi_free(block, smi_nowhere, call);
 }
 
-static void smi_pool_front_clear(sagemem_pool *p) { memset(p->front, 0, sizeof p->front); }
-
 /* The number of sections of the block that begins with that one; *empty: every place is free. */
 static size_t smi_pool_block_sections(const sagemem_pool *p, size_t first, bool *empty) {
     size_t end = first;
@@ -8891,6 +8919,17 @@ static void smi_pool_loose_forget(sagemem_pool *p, smi_pool_loose *l) {
     smi_meta_free(l, sizeof *l);
 }
 
+/* Whether the heap still has the object's block; if not, the fault handler was called. What is not there is forgotten, what is
+ * damaged stays. */
+static bool smi_pool_loose_lives(sagemem_pool *p, smi_pool_loose *l, const char *call) {
+    smi_ref ref;
+    sagemem_status status = smi_resolve_or_fault(l->block, &ref, call);
+    if (status == SAGEMEM_OK || status == SAGEMEM_E_CORRUPT) return status == SAGEMEM_OK;
+    smi_pool_loose_forget(p, l);
+    p->freed++;
+    return false;
+}
+
 /* A new object. That its address is one of an object already shows what happened to that. */
 static char *smi_pool_loose_take(sagemem_pool *p, const char *call) {
     if (smi_pool_full(p, p->capacity, call) || !smi_pool_loose_room(p, call)) return NULL;
@@ -8901,7 +8940,7 @@ static char *smi_pool_loose_take(sagemem_pool *p, const char *call) {
     smi_pool_loose *former = l->block != NULL ? smi_pool_loose_find(p, l->block) : NULL;
     if (former != NULL) {
         smi_pool_loose_forget(p, former);
-        smi_pool_count_free(p, 1);
+        p->freed++;
         smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
                   "object %p of pool '%s' was freed by another call; give objects back by sagemem_pool_free", (void *)l->block,
                   smi_pool_name(p));
@@ -8942,19 +8981,18 @@ static bool smi_pool_locate(sagemem_pool *p, const void *object, smi_pool_place 
     at->loose = NULL;
     at->section = NULL;
     if (p->desc.bypass) {
-        smi_ref ref;
         at->loose = smi_pool_loose_find(p, object);
-        if (at->loose != NULL) return smi_resolve_or_fault(object, &ref, call) == SAGEMEM_OK;
+        if (at->loose != NULL) return smi_pool_loose_lives(p, at->loose, call);
         smi_pool_refuse_loose(p, object, call);
         return false;
     }
-    smi_pool_section *s = at->section = smi_pool_find(p, object);
+    size_t offset;
+    smi_pool_section *s = at->section = smi_pool_find(p, object, &offset);
     if (s == NULL) {
         smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
                   "%p is no object of pool '%s'; give each object back to the pool that it came from", object, smi_pool_name(p));
         return false;
     }
-    size_t offset = (size_t)(at->object - s->start);
     at->index = smi_pool_index(p, offset);
     if (at->index * p->stride != offset) {
         smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
@@ -8983,10 +9021,13 @@ static void smi_pool_vacate(sagemem_pool *p, const smi_pool_place *at, const cha
 
 /* A place for an object, from the front, the maps, or a new block. NULL: the error is set. */
 static char *smi_pool_find_place(sagemem_pool *p, const char *call) {
-    char text[SMI_WHY + 120], *place;
-    bool used_before;
-    while ((place = smi_pool_take(p, &used_before)) == NULL)
-        if (!smi_pool_seek(p) && !smi_pool_more(p, call)) return NULL;
+    char text[SMI_WHY + 120];
+    bool used_before = true;
+    char *place = NULL;
+    while (place == NULL) { /* whatever was done to find a place may have filled front */
+        place = p->top > p->front ? smi_pool_pop(p) : smi_pool_take(p, &used_before);
+        if (place == NULL && !smi_pool_seek(p) && !smi_pool_more(p, call)) return NULL;
+    }
     if (used_before && smi_pool_damaged(p, place, false, text, sizeof text)) {
         smi_pool_lose(p, place, text, call);
         return NULL;
@@ -9016,7 +9057,10 @@ static void *smi_pool_make(sagemem_pool *p, const void *from, const char *call) 
     char *object = p->desc.bypass ? smi_pool_loose_take(p, call) : smi_pool_find_place(p, call);
     if (object == NULL) return NULL;
     sagemem_status status = smi_pool_run_hook(p, object, from);
-    if (status == SAGEMEM_OK) return object;
+    if (status == SAGEMEM_OK) {
+        smi_pool_count_peak(p);
+        return object;
+    }
     smi_pool_place at;
     if (smi_pool_locate(p, object, &at, call)) smi_pool_vacate(p, &at, call);
     p->total--;
@@ -9051,10 +9095,18 @@ static bool smi_pool_clean_visit(void *ctx, void *object) {
     return true;
 }
 
-/* Every object is cleaned up and not counted any more; the places are the caller's affair. */
-static void smi_pool_clean_all(sagemem_pool *p) {
+/* Every object is cleaned up and not counted any more. What lies in sections stays where it is; what is loose is freed, or
+ * leaked where it is damaged. */
+static void smi_pool_clean_all(sagemem_pool *p, const char *call) {
+    while (p->oldest != NULL) {
+        smi_pool_place at = {p->oldest->block, NULL, 0, p->oldest};
+        bool lives = smi_pool_loose_lives(p, at.loose, call);
+        if (lives) smi_pool_clean(p, at.object);
+        if (lives) smi_pool_vacate(p, &at, call);
+        else if (p->oldest == at.loose) smi_pool_loose_forget(p, at.loose);
+    }
     if (p->desc.cleanup_fn != NULL) smi_pool_visit(p, smi_pool_clean_visit, p);
-    smi_pool_count_free(p, p->total - p->freed);
+    p->freed = p->total;
 }
 
 /* -- The pool as an object of its heap ------------------------------------------------------------------------------------ */
@@ -9081,22 +9133,15 @@ static void smi_pool_end(smi_object *o) {
     sagemem_pool *p = (sagemem_pool *)o;
     bool empty;
     if (p->checked) smi_pool_check(o, call);
-    smi_pool_clean_all(p);
-    while (p->oldest != NULL) {
-        smi_ref ref;
-        char *block = p->oldest->block;
-        smi_pool_loose_forget(p, p->oldest);
-        if (smi_resolve_or_fault(block, &ref, call) == SAGEMEM_OK) smi_free(block, smi_nowhere, call);
-    }
+    smi_pool_clean_all(p, call);
     for (size_t first = 0, n; first < p->section_count; first += n) {
         n = smi_pool_block_sections(p, first, &empty);
         smi_pool_block_free(p, first, n, call);
     }
     smi_meta_free(p->sections, smi_pool_list_size(p->section_room));
-    smi_meta_free(p->table, smi_pool_table_slots(p) * sizeof *p->table);
+    if (p->table != smi_pool_untabled) smi_meta_free(p->table, smi_pool_table_slots(p) * sizeof *p->table);
     smi_meta_free(p->slots, p->slot_count * sizeof *p->slots);
-    p->section = p->last = &smi_pool_none; /* for a call on the pool that has ended */
-    p->plain = false;
+    p->quick = NULL; /* for a call on the pool that has ended */
 }
 
 static const smi_object_kind smi_pool_kind = {"pool", sizeof(sagemem_pool), smi_pool_end, smi_pool_check};
@@ -9123,11 +9168,9 @@ static bool smi_pool_enter_alone(const sagemem_pool *p, const char *call) {
     return false;
 }
 
-/* What smi_object_enter finds, in line. The structure of a pool stays readable when it has ended: its domain is then the
- * process, which has no owner. */
+/* What smi_object_enter finds, in line; but that a pool's structure is where the library keeps its own, is believed. */
 SMI_INLINE bool smi_pool_quick(const sagemem_pool *p) {
-    return smi_lookup(p) == &smi_meta_page && ((uintptr_t)p & 63) == 0 && p->object.kind == &smi_pool_kind && p->plain &&
-           SMI_LOAD(&p->object.domain->base->owner) == smi_self();
+    return p != NULL && p->quick == &smi_pool_kind && SMI_LOAD(&p->heap->owner) == smi_self();
 }
 
 /* -- Descriptions ----------------------------------------------------------------------------------------------------------- */
@@ -9170,11 +9213,31 @@ static bool smi_pool_lay_out(sagemem_pool *p, const char *call) {
     size_t most = (SMI_POOL_BLOCK_MAX - p->head) / p->stride;
     p->section_places = most == 0 ? 1 : most < SMI_POOL_PLACES ? (uint32_t)most : (uint32_t)SMI_POOL_PLACES;
     size_t section_bytes = p->section_places * p->stride;
-    while (section_bytes >> p->window_shift >= 8) p->window_shift++;
+    while (section_bytes >> p->window_shift >= 4) p->window_shift++;
     if (!__builtin_mul_overflow(d->initial_count, p->stride, &bytes) && bytes <= SIZE_MAX / 2 - p->head) return true;
     smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "initial_count %zu objects of %zu bytes are more than an address can count",
              d->initial_count, d->object_size);
     return false;
+}
+
+/* Everything but blocks. */
+static bool smi_pool_set_up(sagemem_pool *p, const sagemem_pool_desc *desc, const char *call) {
+    sagemem_heap *heap = p->object.domain->base;
+    p->desc = *desc;
+    p->heap = p->desc.heap = heap;
+    p->desc.name = smi_pool_name(p);
+    p->section = p->last = &smi_pool_none;
+    p->table = smi_pool_untabled;
+    p->table_shift = 63;
+    p->checked = smi_checked(heap);
+    p->zero = (heap->flags & SAGEMEM_HEAP_ZERO) != 0;
+    p->proves = desc->object_size >= sizeof(uint64_t) && !p->checked && !smi_watched;
+    p->key = (smi_secret ^ (uint64_t)(uintptr_t)p) * SMI_MIX;
+    p->top = p->front;
+    p->end = p->checked || smi_watched ? p->front : p->front + SMI_POOL_FRONT; /* a late use is seen while the place is free */
+    bool hooked = desc->init_fn != NULL || desc->cleanup_fn != NULL;
+    if (!hooked && !desc->bypass && !p->checked && !p->zero && !smi_watched) p->quick = &smi_pool_kind;
+    return smi_pool_lay_out(p, call);
 }
 
 SAGEMEM_API sagemem_pool *sagemem_pool_create(const sagemem_pool_desc *desc) {
@@ -9187,18 +9250,7 @@ SAGEMEM_API sagemem_pool *sagemem_pool_create(const sagemem_pool_desc *desc) {
     sagemem_pool *p = (sagemem_pool *)smi_object_create(desc->heap, &smi_pool_kind, desc->name, call);
     if (p == NULL) return NULL;
     sagemem_heap *heap = p->object.domain->base;
-    p->desc = *desc;
-    p->desc.heap = heap;
-    p->desc.name = smi_pool_name(p);
-    p->section = p->last = &smi_pool_none;
-    p->checked = smi_checked(heap);
-    p->zero = (heap->flags & SAGEMEM_HEAP_ZERO) != 0;
-    p->proves = desc->object_size >= sizeof(uint64_t) && !p->checked && !smi_watched;
-    p->fronted = !p->checked && !smi_watched; /* a late use is seen the longer the place is free */
-    bool hooked = desc->init_fn != NULL || desc->cleanup_fn != NULL;
-    p->plain = !hooked && !desc->bypass && !p->checked && !p->zero && !smi_watched;
-    p->key = (smi_secret ^ (uint64_t)(uintptr_t)p) * SMI_MIX;
-    bool good = smi_pool_lay_out(p, call);
+    bool good = smi_pool_set_up(p, desc, call);
     if (good && desc->initial_count > 0 && !desc->bypass) good = smi_pool_grow(p, desc->initial_count, call);
     if (!good) smi_object_end(&p->object);
     smi_leave(heap);
@@ -9225,7 +9277,7 @@ SMI_NOINLINE void *smi_pool_alloc_slow(sagemem_pool *p) {
 }
 
 /* Taken by the short path, and damaged. */
-SMI_NOINLINE void *smi_pool_alloc_damaged(sagemem_pool *p, const char *place) {
+SMI_NOINLINE char *smi_pool_alloc_damaged(sagemem_pool *p, const char *place) {
     char text[SMI_WHY + 120] = "";
     smi_pool_damaged(p, place, false, text, sizeof text);
     smi_pool_lose(p, place, text, "sagemem_pool_alloc");
@@ -9233,10 +9285,16 @@ SMI_NOINLINE void *smi_pool_alloc_damaged(sagemem_pool *p, const char *place) {
 }
 
 SAGEMEM_API void *sagemem_pool_alloc(sagemem_pool *pool) {
+    if (SMI_UNLIKELY(!smi_pool_quick(pool))) return smi_pool_alloc_slow(pool);
+    if (pool->top > pool->front) {
+        char *place = smi_pool_pop(pool);
+        return smi_pool_proved(pool, place) ? place : smi_pool_alloc_damaged(pool, place);
+    }
     bool used_before;
-    char *place = SMI_LIKELY(smi_pool_quick(pool)) ? smi_pool_take(pool, &used_before) : NULL;
+    char *place = smi_pool_take(pool, &used_before);
     if (SMI_UNLIKELY(place == NULL)) return smi_pool_alloc_slow(pool);
     if (SMI_UNLIKELY(used_before && !smi_pool_proved(pool, place))) return smi_pool_alloc_damaged(pool, place);
+    smi_pool_count_peak(pool);
     return place;
 }
 
@@ -9248,7 +9306,8 @@ SAGEMEM_API void *sagemem_pool_copy(sagemem_pool *pool, const void *from) {
     }
     if (!smi_pool_enter(pool, call)) return NULL;
     smi_pool_place at;
-    bool ours = !pool->desc.bypass && smi_pool_find(pool, from) != NULL;
+    size_t offset;
+    bool ours = !pool->desc.bypass && smi_pool_find(pool, from, &offset) != NULL;
     void *object = !ours || smi_pool_locate(pool, from, &at, call) ? smi_pool_make(pool, from, call) : NULL;
     smi_object_leave(&pool->object);
     return object;
@@ -9264,7 +9323,7 @@ SMI_NOINLINE void smi_pool_free_slow(sagemem_pool *p, void *object) {
             smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "%s; look for an index that is too large", text);
         } else {
             smi_pool_clean(p, object);
-            smi_pool_count_free(p, 1);
+            p->freed++;
             smi_pool_vacate(p, &at, call);
         }
     }
@@ -9272,17 +9331,18 @@ SMI_NOINLINE void smi_pool_free_slow(sagemem_pool *p, void *object) {
 }
 
 SAGEMEM_API void sagemem_pool_free(sagemem_pool *pool, void *object) {
-    smi_pool_section *s = SMI_LIKELY(smi_pool_quick(pool)) ? smi_pool_find(pool, object) : NULL;
+    size_t offset = 0;
+    smi_pool_section *s = SMI_LIKELY(smi_pool_quick(pool)) ? smi_pool_find(pool, object, &offset) : NULL;
     if (SMI_UNLIKELY(s == NULL)) {
         smi_pool_free_slow(pool, object);
         return;
     }
-    size_t offset = (size_t)((char *)object - s->start), index = smi_pool_index(pool, offset);
+    size_t index = smi_pool_index(pool, offset);
     if (SMI_UNLIKELY(index * pool->stride != offset || smi_bit(smi_pool_map(s), index))) {
         smi_pool_free_slow(pool, object);
         return;
     }
-    smi_pool_count_free(pool, 1);
+    pool->freed++;
     smi_pool_give(pool, s, index, (char *)object);
 }
 
@@ -9305,12 +9365,8 @@ SAGEMEM_API void sagemem_pool_reset(sagemem_pool *pool) {
     const char *call = "sagemem_pool_reset";
     if (!smi_pool_enter_alone(pool, call)) return;
     if (pool->checked) smi_pool_check(&pool->object, call);
-    smi_pool_clean_all(pool);
-    while (pool->oldest != NULL) {
-        smi_pool_place at = {pool->oldest->block, NULL, 0, pool->oldest};
-        smi_pool_vacate(pool, &at, call);
-    }
-    smi_pool_front_clear(pool);
+    smi_pool_clean_all(pool, call);
+    pool->top = pool->front;
     for (size_t i = 0; i < pool->section_count; i++) {
         smi_pool_section_clear(pool->sections[i]);
         if (smi_watched) smi_watch_shut(pool->sections[i]->start, pool->sections[i]->bytes);
@@ -9329,8 +9385,8 @@ static void smi_pool_relist(sagemem_pool *p, size_t count) {
     smi_bits_set(p->open_map, 0, count);
     p->section = p->last = &smi_pool_none;
     p->lowest = 0;
-    smi_pool_front_clear(p);
-    if (p->table != NULL) memset(p->table, 0, smi_pool_table_slots(p) * sizeof *p->table);
+    p->top = p->front;
+    if (p->table != smi_pool_untabled) memset(p->table, 0, smi_pool_table_slots(p) * sizeof *p->table);
     smi_pool_table_fill(p);
     if (count == 0) p->next_places = p->desc.initial_count;
 }
@@ -9366,7 +9422,7 @@ SAGEMEM_API sagemem_status sagemem_pool_get_stats(const sagemem_pool *pool, sage
     if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_pool_stats");
     if (!smi_object_enter(pool, &smi_pool_kind, call)) return smi_mine.error.status;
     out->objects = pool->total - pool->freed;
-    out->peak_objects = out->objects > pool->peak ? out->objects : pool->peak;
+    out->peak_objects = pool->peak;
     out->capacity = pool->capacity;
     out->blocks = pool->blocks;
     out->held = pool->held;
