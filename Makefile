@@ -1,7 +1,7 @@
 # sagemem: what can be done here; `make help` lists it. Everything built goes under build/.
 #
 #   make demo                             needs a C compiler and make, nothing else
-#   make deps test                        the tests; `make -j4 test` runs them in parallel
+#   make deps test                        the tests, two at a time; `make -j4 test` runs four
 #   make test TESTS="heap_test"           one of them
 #   make check COMPILERS="gcc-13 clang"   everything, with other compilers
 #
@@ -71,7 +71,7 @@ deps: ## installs what the tests need (Debian, Ubuntu, Fedora, macOS)
 
 test: ## builds and runs every test, in less than two minutes
 	@rm -rf $(RESULTS)
-	-+@$(MAKE) --no-print-directory -k $(addprefix run-,$(TESTS))
+	-+@$(MAKE) --no-print-directory -k $(jobs) $(addprefix run-,$(TESTS))
 	@sh tests/summary.sh $(RESULTS) $(TESTS)
 
 check: ## everything: both compilers, all standards, sanitizers, Valgrind, every option, static analysis
