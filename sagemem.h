@@ -12891,28 +12891,46 @@ static void *smi_writer_room(sagemem_writer *w, size_t size, const char *call) {
     return room;
 }
 
-SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size) {
+SMI_NOINLINE void *smi_writer_begin_slow(sagemem_writer *w, size_t size) {
     const char *call = "sagemem_write_begin";
-    if (!smi_object_enter(writer, &smi_writer_kind, call)) return NULL;
-    void *room = smi_writer_room(writer, size, call);
-    smi_object_leave(&writer->object);
+    if (!smi_object_enter(w, &smi_writer_kind, call)) return NULL;
+    void *room = smi_writer_room(w, size, call);
+    smi_object_leave(&w->object);
     return room;
 }
 
-SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used) {
+SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size) {
+    if (SMI_UNLIKELY(!smi_writer_mine(writer) || writer->zero)) return smi_writer_begin_slow(writer, size);
+    size_t used = writer->now.used, fast = SMI_LOAD(&writer->fast);
+    if (SMI_UNLIKELY(size >= fast || used > fast - size)) return smi_writer_begin_slow(writer, size);
+    writer->begun = true;
+    writer->begun_bytes = size;
+    return writer->now.bytes + used;
+}
+
+SMI_NOINLINE void smi_writer_end_slow(sagemem_writer *w, size_t used) {
     const char *call = "sagemem_write_end";
-    if (!smi_object_enter(writer, &smi_writer_kind, call)) return;
-    bool begun = writer->begun, fits = used <= writer->begun_bytes;
-    if (begun && fits && writer->forks == smi_os_forks) SMI_STORE(&writer->now.used, writer->now.used + used);
-    if (smi_writer_ready(writer, call) == SAGEMEM_OK) {
+    if (!smi_object_enter(w, &smi_writer_kind, call)) return;
+    bool begun = w->begun, fits = used <= w->begun_bytes;
+    if (begun && fits && w->forks == smi_os_forks) SMI_STORE(&w->now.used, w->now.used + used);
+    if (smi_writer_ready(w, call) == SAGEMEM_OK) {
         if (!begun)
             smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "no record was begun since the last call on the writer of %.100s",
-                      smi_writer_name(writer));
+                      smi_writer_name(w));
         else if (!fits)
             smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_ARGUMENT, call, "%zu bytes were built in room for %zu; begin with as many", used,
-                      writer->begun_bytes);
+                      w->begun_bytes);
     }
-    smi_object_leave(&writer->object);
+    smi_object_leave(&w->object);
+}
+
+SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used) {
+    if (SMI_UNLIKELY(!smi_writer_mine(writer) || !writer->begun || used > writer->begun_bytes || SMI_LOAD(&writer->fast) == 0)) {
+        smi_writer_end_slow(writer, used);
+        return;
+    }
+    writer->begun = false;
+    SMI_STORE(&writer->now.used, writer->now.used + used);
 }
 
 /* What of the bytes is still in this buffer. */
