@@ -8477,6 +8477,7 @@ struct sagemem_pool {
     bool proves;          /* free places begin with a proof */
     bool checked, zero;   /* the heap's flags */
     bool busy;            /* a hook is running */
+    bool growing;         /* a block is being asked for: reclaimers may be running */
     uint8_t table_shift;  /* hash: the upper bits of a product; 64 - log2(slots) */
     uint8_t window_shift; /* log2 of the bytes of a window: a quarter to half of a section */
     uint64_t peak;        /* most objects at once */
@@ -8779,21 +8780,26 @@ static char *smi_pool_block_try(const sagemem_pool *p, size_t alignment, size_t 
 }
 
 /* All that the heap can do. A reclaimer may want this heap, or this pool: a shared heap is unlocked. */
-static char *smi_pool_block_insist(const sagemem_pool *p, size_t alignment, size_t size, const char *call) {
+static char *smi_pool_block_insist(sagemem_pool *p, size_t alignment, size_t size, const char *call) {
     sagemem_heap *heap = p->desc.heap;
+    p->growing = true;
     smi_leave(heap);
-    void *block = smi_object_alloc(&p->object, alignment, size, p->desc.tag, false, call);
-    return smi_enter(heap, call) != NULL ? (char *)block : NULL;
+    char *block = (char *)smi_object_alloc(&p->object, alignment, size, p->desc.tag, false, call);
+    if (smi_enter(heap, call) == NULL) return NULL;
+    p->growing = false;
+    return block;
 }
 
 /* A block for so many places, or for fewer where that is not to be had: *places, down to `least`. */
-static char *smi_pool_block_take(const sagemem_pool *p, size_t *places, size_t least, const char *call) {
+static char *smi_pool_block_take(sagemem_pool *p, size_t *places, size_t least, const char *call) {
     sagemem_error before = smi_mine.error;
     for (;;) {
         size_t size = p->head + *places * p->stride;
         char *block = *places > least ? smi_pool_block_try(p, p->head, size, call) : smi_pool_block_insist(p, p->head, size, call);
-        if (block != NULL) smi_mine.error = before; /* what was met on the way is nobody's failure */
-        if (block != NULL || *places <= least) return block;
+        if (block != NULL) smi_mine.error = before;       /* what was met on the way is nobody's failure */
+        bool meant = block == NULL && smi_mine.fails_now; /* a failure on purpose is to be seen */
+        if (meant) smi_mine.fails_now = false;
+        if (block != NULL || *places <= least || meant) return block;
         *places = *places / 2 > least ? *places / 2 : least;
     }
 }
@@ -9157,13 +9163,14 @@ static bool smi_pool_enter(const sagemem_pool *p, const char *call) {
     return false;
 }
 
-/* The same for calls that take away what a visit is looking at. */
+/* The same for calls that take away what a visit is looking at, or the pool that a block is being asked for. */
 static bool smi_pool_enter_alone(const sagemem_pool *p, const char *call) {
     if (!smi_pool_enter(p, call)) return false;
-    if (p->visits == 0) return true;
+    if (p->visits == 0 && !p->growing) return true;
     smi_object_leave(&p->object);
     smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
-              "sagemem_pool_each is visiting pool '%s': its visit may free the object that it is given; do this after it",
+              "pool '%s' is being visited by sagemem_pool_each, or is growing: a visit may free the object that it is given, a "
+              "reclaimer objects; do this after it",
               smi_pool_name(p));
     return false;
 }

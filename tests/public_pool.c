@@ -386,7 +386,7 @@ static void test_growth(void **state) {
     for (int i = 0; i < 100000; i++) assert_non_null(sagemem_pool_alloc(pool));
     assert_int_equal(stats_of(pool).blocks, 1);
     for (int i = 0; i < 100000; i++) assert_non_null(sagemem_pool_alloc(pool));
-    assert_int_equal(stats_of(pool).blocks, 2);
+    assert_int_equal(stats_of(pool).blocks, watched() ? 3 : 2);
     sagemem_pool_destroy(pool);
     heap_done(heap);
 }
@@ -494,7 +494,7 @@ static bool disturb(void *ctx, void *object) {
     sagemem_pool_reset(hooks.pool);
     MISUSED(SAGEMEM_E_BUSY, "sagemem_pool_reset", "do this after it");
     sagemem_pool_destroy(hooks.pool);
-    MISUSED(SAGEMEM_E_BUSY, "sagemem_pool_destroy", "is visiting");
+    MISUSED(SAGEMEM_E_BUSY, "sagemem_pool_destroy", "being visited");
     assert_int_equal(sagemem_pool_trim(hooks.pool), 0);
     assert_failed(SAGEMEM_E_BUSY, "sagemem_pool_trim", "trim it later");
     return false;
@@ -849,6 +849,8 @@ static uint64_t reclaim_objects(void *ctx, uint64_t wanted) {
     (void)wanted;
     void **object = (void **)ctx;
     assert_int_equal(sagemem_pool_trim(hooks.pool), 0);
+    sagemem_pool_destroy(hooks.pool);
+    MISUSED(SAGEMEM_E_BUSY, "sagemem_pool_destroy", "growing");
     if (*object == NULL) return 0;
     sagemem_pool_free(hooks.pool, *object); /* gives no page back, but a place */
     *object = NULL;

@@ -33,7 +33,7 @@ fail() {
     echo "FAILED: $*"
 }
 
-places='heap scope recycler arena array columns slice reader ahead writer'
+places='heap scope pool reset recycler arena array columns slice reader ahead writer'
 
 # sizes WHERE WHAT: those to try. A stable array's pages are gone when it ends: there the system ends the program.
 sizes() {

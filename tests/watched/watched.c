@@ -19,6 +19,28 @@ static int watch_block(const char *where, size_t size, const char *what) {
     return 0;
 }
 
+/* Of two objects of a pool the first: its end, its place after it was freed (pool) or the pool reset (reset), or after the
+ * scope. */
+static int watch_pool(const char *where, size_t size, const char *what) {
+    sagemem_pool_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.object_size = size;
+    desc.tag = 1;
+    sagemem_pool *pool = sagemem_scope_begin(NULL, "forest", 12) == SAGEMEM_OK ? sagemem_pool_create(&desc) : NULL;
+    sagemem_pool_free(pool, pool != NULL ? sagemem_pool_alloc(pool) : NULL);
+    char *volatile object = pool != NULL ? (char *)sagemem_pool_alloc(pool) : NULL;
+    char *volatile next = object != NULL ? (char *)sagemem_pool_alloc(pool) : NULL;
+    if (next == NULL) return 2;
+    memset(object, 'x', size);
+    memset(next, 'x', size);
+    if (strcmp(what, "freed") == 0 && strcmp(where, "reset") == 0) sagemem_pool_reset(pool);
+    else if (strcmp(what, "freed") == 0) sagemem_pool_free(pool, object);
+    if (strcmp(what, "ended") == 0) sagemem_scope_end(NULL);
+    if (((volatile char *)object)[strcmp(what, "overflow") == 0 ? size : 0] == 'y') return 3;
+    if (strcmp(what, "ended") != 0) sagemem_scope_end(NULL);
+    return 0;
+}
+
 /* A buffer that was released lies idle in the recycler; after the scope it has gone with it. */
 static int watch_recycler(const char *where, size_t size, const char *what) {
     (void)where;
@@ -148,9 +170,9 @@ static const struct {
     const char *where;
     int (*watch_fn)(const char *where, size_t size, const char *what);
 } watchers[] = {
-    {"heap", watch_block},   {"scope", watch_block},   {"recycler", watch_recycler}, {"arena", watch_arena},
-    {"array", watch_rows},   {"columns", watch_rows},  {"slice", watch_slice},       {"reader", watch_reader},
-    {"ahead", watch_reader}, {"writer", watch_writer},
+    {"heap", watch_block},        {"scope", watch_block},   {"pool", watch_pool},    {"reset", watch_pool},
+    {"recycler", watch_recycler}, {"arena", watch_arena},   {"array", watch_rows},   {"columns", watch_rows},
+    {"slice", watch_slice},       {"reader", watch_reader}, {"ahead", watch_reader}, {"writer", watch_writer},
 };
 
 static int watch(const char *where, size_t size, const char *what) {
