@@ -6279,7 +6279,7 @@ typedef struct smi_object_kind {
     const char *name;                   /* "pool" */
     size_t size;                        /* of the structure that begins with an smi_object */
     void (*end_fn)(smi_object *object); /* gives back all that the object has, but its structure; runs once */
-    size_t (*check_fn)(const smi_object *object, const char *call); /* walks it: the number damaged, each logged; or NULL */
+    size_t (*check_fn)(const smi_object *object, const char *call); /* walks it: the number damaged, each to smi_damage; or NULL */
 } smi_object_kind;
 
 static const smi_site smi_nowhere = {NULL, 0};
@@ -11890,15 +11890,18 @@ static void smi_filemap_end(smi_object *object) {
 static size_t smi_filemap_check(const smi_object *object, const char *call) {
     const sagemem_map *map = (const sagemem_map *)object;
     const smi_filemap_part *part = &map->part;
+    smi_check_ctx c = {call, 0};
+    char text[SMI_WHY];
     uint64_t lead = (uint64_t)(part->data - part->base);
     bool good = map->size <= map->most && map->size == map->desc.length && part->first <= map->size &&
                 part->size <= map->size - part->first && lead <= part->bytes && part->size <= part->bytes - lead &&
                 (part->base != NULL) == (map->size > 0) && part->mapped == map->mapped &&
                 (map->desc.window != 0 || (part->first == 0 && part->size == map->size));
-    if (!good)
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the map %p does not add up: something wrote over the library's own memory",
-                call != NULL ? call : "sagemem_heap_check", (const void *)map);
-    return good ? 0 : 1;
+    if (good) return 0;
+    smi_text(text, sizeof text, "the map of %s is damaged: something wrote over the library's own memory",
+             smi_filemap_name(map->desc.path));
+    smi_damage(&c, text);
+    return c.damaged;
 }
 
 SAGEMEM_API sagemem_map *sagemem_map_open(const sagemem_map_desc *desc) {
@@ -12712,25 +12715,27 @@ static void smi_writer_finish(sagemem_writer *w) {
     smi_leave(heap);
 }
 
-static size_t smi_writer_check_part(const sagemem_writer *w, const smi_writer_part *p, const char *what, const char *call) {
+static void smi_writer_check_part(const sagemem_writer *w, const smi_writer_part *p, const char *what, smi_check_ctx *c) {
+    char text[SMI_WHY + 120];
     size_t done = SMI_LOAD(&p->done);
     bool good = done <= p->used && p->used <= p->size && (p->bytes == NULL ? p->size == 0 : p->size <= sagemem_size(p->bytes));
-    if (good) return 0;
-    smi_log(SAGEMEM_LOG_ERROR, "%s: the writer of %s is damaged: %s %p of %zu bytes, %zu used, %zu done", call, smi_writer_name(w),
-            what, (const void *)p->bytes, p->size, p->used, done);
-    return 1;
+    if (good) return;
+    smi_text(text, sizeof text, "the writer of %.120s is damaged: %s %p of %zu bytes, %zu used, %zu done", smi_writer_name(w), what,
+             (const void *)p->bytes, p->size, p->used, done);
+    smi_damage(c, text);
 }
 
 static size_t smi_writer_check(const smi_object *o, const char *call) {
     const sagemem_writer *w = (const sagemem_writer *)o;
-    size_t damaged =
-        smi_writer_check_part(w, &w->now, "buffer", call) + smi_writer_check_part(w, &w->flight, "second buffer", call);
+    smi_check_ctx c = {call, 0};
+    char text[SMI_WHY];
+    smi_writer_check_part(w, &w->now, "buffer", &c);
+    smi_writer_check_part(w, &w->flight, "second buffer", &c);
     if (w->flight.used > 0 && w->flight.base + w->flight.used != w->now.base) {
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the writer of %s is damaged: its buffers do not follow each other", call,
-                smi_writer_name(w));
-        damaged++;
+        smi_text(text, sizeof text, "the writer of %.120s is damaged: its buffers do not follow each other", smi_writer_name(w));
+        smi_damage(&c, text);
     }
-    return damaged;
+    return c.damaged;
 }
 
 /* -- Writers: the calls. */
@@ -13591,17 +13596,18 @@ static size_t smi_reader_check(const smi_object *o, const char *call) {
     const sagemem_reader *r = (const sagemem_reader *)o;
     const smi_reader_ahead *a = &r->ahead;
     const char *of = r->path != NULL ? r->path : "a descriptor or source";
-    size_t damaged = 0;
+    smi_check_ctx c = {call, 0};
+    char text[SMI_WHY + 40];
     if (r->at > r->end || r->rest > r->rest_end || (uint64_t)(r->end - r->at) > r->offset) {
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the reader of %s has a window that ends before it begins", call, of);
-        damaged++;
+        smi_text(text, sizeof text, "the reader of %.120s is damaged: its window ends before it begins", of);
+        smi_damage(&c, text);
     }
     if (a->taken < a->released || a->taken - a->released > a->count) { /* the caller's side, which needs no lock */
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the reader of %s has taken %llu buffers and given back %llu", call, of,
-                (unsigned long long)a->taken, (unsigned long long)a->released);
-        damaged++;
+        smi_text(text, sizeof text, "the reader of %.120s is damaged: it has taken %llu buffers and given back %llu", of,
+                 (unsigned long long)a->taken, (unsigned long long)a->released);
+        smi_damage(&c, text);
     }
-    return damaged;
+    return c.damaged;
 }
 
 static const smi_object_kind smi_reader_kind = {"reader", sizeof(struct sagemem_reader), smi_reader_end, smi_reader_check};
