@@ -10035,9 +10035,12 @@ static bool smi_arena_chunk_add(sagemem_arena *a, size_t size, bool own, const c
                  smi_arena_name(a), (unsigned long long)a->held, (unsigned long long)a->max_bytes, size);
         return false;
     }
-    if (a->total == a->room && !smi_arena_table_grow(a, call)) return false;
     char *block = (char *)smi_object_alloc(&a->object, SMI_ARENA_ALIGN, size, a->tag, false, call);
     if (block == NULL) return false;
+    if (a->total == a->room && !smi_arena_table_grow(a, call)) { /* only now: a reclaimer may have used the arena */
+        smi_free(block, smi_nowhere, call);
+        return false;
+    }
     if (smi_watched) smi_watch_shut(block, sagemem_size(block));
     smi_set(block, smi_arena_guard(block));
     smi_set(block + 8, ~smi_arena_guard(block));
@@ -10992,18 +10995,22 @@ static sagemem_columns *smi_columns_enter(const sagemem_columns *columns, const 
     return smi_object_enter(columns, &smi_columns_kind, call) ? (sagemem_columns *)(uintptr_t)columns : NULL;
 }
 
-/* A new block for that many rows, with the present ones in it. */
+/* A new block for that many rows, with the present ones in it; true also where these have become more than that. */
 static bool smi_columns_move(sagemem_columns *c, size_t capacity, bool tentative, const char *call) {
     size_t bytes = 0;
-    char *block = NULL, *old = c->block;
+    char *block = NULL;
     for (size_t i = 0; i < c->column_count; i++) bytes += smi_columns_stride(c, i, capacity);
     smi_wish wish = {0, false, tentative};
     if (capacity > 0)
         block = (char *)smi_alloc_wish(c->object.domain->base, c->object.domain, SMI_COLUMN_ALIGN, bytes, c->tag, smi_nowhere, wish,
                                        call);
     if (capacity > 0 && block == NULL) return false;
+    if (c->count > capacity) { /* a reclaimer has added rows meanwhile; it may also have shrunk the columns */
+        smi_free(block, smi_nowhere, call);
+        return true;
+    }
     if (block != NULL && smi_watched) smi_watch_shut(block, sagemem_size(block));
-    char *at = block;
+    char *at = block, *old = c->block;
     for (size_t i = 0; i < c->column_count; i++) {
         size_t used = c->count * c->columns[i].element_size;
         if (used > 0) {
@@ -11019,8 +11026,7 @@ static bool smi_columns_move(sagemem_columns *c, size_t capacity, bool tentative
     return true;
 }
 
-static bool smi_columns_make_room(sagemem_columns *c, size_t more, const char *call) {
-    if (more <= c->capacity - c->count) return true;
+static bool smi_columns_grow(sagemem_columns *c, size_t more, const char *call) {
     if (more > c->most - c->count) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
                  "%zu and %zu more rows are over the %zu that an address can count; check how the number was computed", c->count,
@@ -11037,10 +11043,17 @@ static bool smi_columns_make_room(sagemem_columns *c, size_t more, const char *c
     return smi_columns_move(c, need, false, call);
 }
 
+/* Room for `more` rows behind the last, however many a reclaimer has added meanwhile. */
+static bool smi_columns_make_room(sagemem_columns *c, size_t more, const char *call) {
+    while (more > c->capacity - c->count)
+        if (!smi_columns_grow(c, more, call)) return false;
+    return true;
+}
+
 static bool smi_columns_set_count(sagemem_columns *c, size_t count, const char *call) {
-    size_t was = c->count;
     bool zeroes = smi_columns_zero(c);
-    if (count > was && !smi_columns_make_room(c, count - was, call)) return false;
+    if (count > c->count && !smi_columns_make_room(c, count - c->count, call)) return false;
+    size_t was = c->count;
     for (size_t i = 0; i < c->column_count && count != was; i++) {
         size_t size = c->columns[i].element_size;
         if (count > was) smi_array_open(c->base[i] + was * size, (count - was) * size, zeroes);
