@@ -6279,7 +6279,7 @@ typedef struct smi_object_kind {
     const char *name;                   /* "pool" */
     size_t size;                        /* of the structure that begins with an smi_object */
     void (*end_fn)(smi_object *object); /* gives back all that the object has, but its structure; runs once */
-    size_t (*check_fn)(const smi_object *object, const char *call); /* walks it: the number damaged, each logged; or NULL */
+    size_t (*check_fn)(const smi_object *object, const char *call); /* walks it: the number damaged, each to smi_damage; or NULL */
 } smi_object_kind;
 
 static const smi_site smi_nowhere = {NULL, 0};
@@ -10042,9 +10042,12 @@ static bool smi_arena_chunk_add(sagemem_arena *a, size_t size, bool own, const c
                  smi_arena_name(a), (unsigned long long)a->held, (unsigned long long)a->max_bytes, size);
         return false;
     }
-    if (a->total == a->room && !smi_arena_table_grow(a, call)) return false;
     char *block = (char *)smi_object_alloc(&a->object, SMI_ARENA_ALIGN, size, a->tag, false, call);
     if (block == NULL) return false;
+    if (a->total == a->room && !smi_arena_table_grow(a, call)) { /* only now: a reclaimer may have used the arena */
+        smi_free(block, smi_nowhere, call);
+        return false;
+    }
     if (smi_watched) smi_watch_shut(block, sagemem_size(block));
     smi_set(block, smi_arena_guard(block));
     smi_set(block + 8, ~smi_arena_guard(block));
@@ -10999,18 +11002,22 @@ static sagemem_columns *smi_columns_enter(const sagemem_columns *columns, const 
     return smi_object_enter(columns, &smi_columns_kind, call) ? (sagemem_columns *)(uintptr_t)columns : NULL;
 }
 
-/* A new block for that many rows, with the present ones in it. */
+/* A new block for that many rows, with the present ones in it; true also where these have become more than that. */
 static bool smi_columns_move(sagemem_columns *c, size_t capacity, bool tentative, const char *call) {
     size_t bytes = 0;
-    char *block = NULL, *old = c->block;
+    char *block = NULL;
     for (size_t i = 0; i < c->column_count; i++) bytes += smi_columns_stride(c, i, capacity);
     smi_wish wish = {0, false, tentative};
     if (capacity > 0)
         block = (char *)smi_alloc_wish(c->object.domain->base, c->object.domain, SMI_COLUMN_ALIGN, bytes, c->tag, smi_nowhere, wish,
                                        call);
     if (capacity > 0 && block == NULL) return false;
+    if (c->count > capacity) { /* a reclaimer has added rows meanwhile; it may also have shrunk the columns */
+        smi_free(block, smi_nowhere, call);
+        return true;
+    }
     if (block != NULL && smi_watched) smi_watch_shut(block, sagemem_size(block));
-    char *at = block;
+    char *at = block, *old = c->block;
     for (size_t i = 0; i < c->column_count; i++) {
         size_t used = c->count * c->columns[i].element_size;
         if (used > 0) {
@@ -11026,8 +11033,7 @@ static bool smi_columns_move(sagemem_columns *c, size_t capacity, bool tentative
     return true;
 }
 
-static bool smi_columns_make_room(sagemem_columns *c, size_t more, const char *call) {
-    if (more <= c->capacity - c->count) return true;
+static bool smi_columns_grow(sagemem_columns *c, size_t more, const char *call) {
     if (more > c->most - c->count) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
                  "%zu and %zu more rows are over the %zu that an address can count; check how the number was computed", c->count,
@@ -11044,10 +11050,17 @@ static bool smi_columns_make_room(sagemem_columns *c, size_t more, const char *c
     return smi_columns_move(c, need, false, call);
 }
 
+/* Room for `more` rows behind the last, however many a reclaimer has added meanwhile. */
+static bool smi_columns_make_room(sagemem_columns *c, size_t more, const char *call) {
+    while (more > c->capacity - c->count)
+        if (!smi_columns_grow(c, more, call)) return false;
+    return true;
+}
+
 static bool smi_columns_set_count(sagemem_columns *c, size_t count, const char *call) {
-    size_t was = c->count;
     bool zeroes = smi_columns_zero(c);
-    if (count > was && !smi_columns_make_room(c, count - was, call)) return false;
+    if (count > c->count && !smi_columns_make_room(c, count - c->count, call)) return false;
+    size_t was = c->count;
     for (size_t i = 0; i < c->column_count && count != was; i++) {
         size_t size = c->columns[i].element_size;
         if (count > was) smi_array_open(c->base[i] + was * size, (count - was) * size, zeroes);
@@ -11897,15 +11910,18 @@ static void smi_filemap_end(smi_object *object) {
 static size_t smi_filemap_check(const smi_object *object, const char *call) {
     const sagemem_map *map = (const sagemem_map *)object;
     const smi_filemap_part *part = &map->part;
+    smi_check_ctx c = {call, 0};
+    char text[SMI_WHY];
     uint64_t lead = (uint64_t)(part->data - part->base);
     bool good = map->size <= map->most && map->size == map->desc.length && part->first <= map->size &&
                 part->size <= map->size - part->first && lead <= part->bytes && part->size <= part->bytes - lead &&
                 (part->base != NULL) == (map->size > 0) && part->mapped == map->mapped &&
                 (map->desc.window != 0 || (part->first == 0 && part->size == map->size));
-    if (!good)
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the map %p does not add up: something wrote over the library's own memory",
-                call != NULL ? call : "sagemem_heap_check", (const void *)map);
-    return good ? 0 : 1;
+    if (good) return 0;
+    smi_text(text, sizeof text, "the map of %s is damaged: something wrote over the library's own memory",
+             smi_filemap_name(map->desc.path));
+    smi_damage(&c, text);
+    return c.damaged;
 }
 
 SAGEMEM_API sagemem_map *sagemem_map_open(const sagemem_map_desc *desc) {
@@ -12719,25 +12735,27 @@ static void smi_writer_finish(sagemem_writer *w) {
     smi_leave(heap);
 }
 
-static size_t smi_writer_check_part(const sagemem_writer *w, const smi_writer_part *p, const char *what, const char *call) {
+static void smi_writer_check_part(const sagemem_writer *w, const smi_writer_part *p, const char *what, smi_check_ctx *c) {
+    char text[SMI_WHY + 120];
     size_t done = SMI_LOAD(&p->done);
     bool good = done <= p->used && p->used <= p->size && (p->bytes == NULL ? p->size == 0 : p->size <= sagemem_size(p->bytes));
-    if (good) return 0;
-    smi_log(SAGEMEM_LOG_ERROR, "%s: the writer of %s is damaged: %s %p of %zu bytes, %zu used, %zu done", call, smi_writer_name(w),
-            what, (const void *)p->bytes, p->size, p->used, done);
-    return 1;
+    if (good) return;
+    smi_text(text, sizeof text, "the writer of %.120s is damaged: %s %p of %zu bytes, %zu used, %zu done", smi_writer_name(w), what,
+             (const void *)p->bytes, p->size, p->used, done);
+    smi_damage(c, text);
 }
 
 static size_t smi_writer_check(const smi_object *o, const char *call) {
     const sagemem_writer *w = (const sagemem_writer *)o;
-    size_t damaged =
-        smi_writer_check_part(w, &w->now, "buffer", call) + smi_writer_check_part(w, &w->flight, "second buffer", call);
+    smi_check_ctx c = {call, 0};
+    char text[SMI_WHY];
+    smi_writer_check_part(w, &w->now, "buffer", &c);
+    smi_writer_check_part(w, &w->flight, "second buffer", &c);
     if (w->flight.used > 0 && w->flight.base + w->flight.used != w->now.base) {
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the writer of %s is damaged: its buffers do not follow each other", call,
-                smi_writer_name(w));
-        damaged++;
+        smi_text(text, sizeof text, "the writer of %.120s is damaged: its buffers do not follow each other", smi_writer_name(w));
+        smi_damage(&c, text);
     }
-    return damaged;
+    return c.damaged;
 }
 
 /* -- Writers: the calls. */
@@ -13616,17 +13634,18 @@ static size_t smi_reader_check(const smi_object *o, const char *call) {
     const sagemem_reader *r = (const sagemem_reader *)o;
     const smi_reader_ahead *a = &r->ahead;
     const char *of = r->path != NULL ? r->path : "a descriptor or source";
-    size_t damaged = 0;
+    smi_check_ctx c = {call, 0};
+    char text[SMI_WHY + 40];
     if (r->at > r->end || r->rest > r->rest_end || (uint64_t)(r->end - r->at) > r->offset) {
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the reader of %s has a window that ends before it begins", call, of);
-        damaged++;
+        smi_text(text, sizeof text, "the reader of %.120s is damaged: its window ends before it begins", of);
+        smi_damage(&c, text);
     }
     if (a->taken < a->released || a->taken - a->released > a->count) { /* the caller's side, which needs no lock */
-        smi_log(SAGEMEM_LOG_ERROR, "%s: the reader of %s has taken %llu buffers and given back %llu", call, of,
-                (unsigned long long)a->taken, (unsigned long long)a->released);
-        damaged++;
+        smi_text(text, sizeof text, "the reader of %.120s is damaged: it has taken %llu buffers and given back %llu", of,
+                 (unsigned long long)a->taken, (unsigned long long)a->released);
+        smi_damage(&c, text);
     }
-    return damaged;
+    return c.damaged;
 }
 
 static const smi_object_kind smi_reader_kind = {"reader", sizeof(struct sagemem_reader), smi_reader_end, smi_reader_check};

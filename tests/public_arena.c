@@ -609,6 +609,36 @@ static void limit_of_the_heap(void **state) {
 
 /* -- Owners -------------------------------------------------------------------------------------------------- */
 
+static uint64_t use_it(void *ctx, uint64_t wanted) {
+    sagemem_arena *arena = (sagemem_arena *)ctx;
+    sagemem_arena_desc desc;
+    assert_int_equal(sagemem_arena_get_desc(arena, &desc), SAGEMEM_OK);
+    assert_int_equal(sagemem_limit_set(desc.heap, 0), SAGEMEM_OK);
+    for (int i = 0; i < 20; i++) assert_non_null(sagemem_arena_alloc(arena, desc.chunk_bytes));
+    return wanted;
+}
+
+/* A reclaimer that fills the very arena that memory is asked for, whose table of chunks is full then. */
+static void reclaimers_may_use_the_arena(void **state) {
+    (void)state;
+    for (int before = 0; before < 20; before++) {
+        sagemem_heap *heap = heap_with(0);
+        sagemem_arena *arena = arena_in(heap, 1024);
+        for (int i = 0; i < before; i++) assert_non_null(sagemem_arena_alloc(arena, 1024));
+        assert_int_equal(sagemem_reclaimer_add("arena", 0, use_it, arena), SAGEMEM_OK);
+        assert_int_equal(sagemem_limit_set(heap, MIB), SAGEMEM_OK);
+        assert_non_null(sagemem_arena_alloc(arena, 2 * MIB));
+        assert_int_equal(sagemem_reclaimer_remove("arena"), SAGEMEM_OK);
+        sagemem_arena *next = arena_in(heap, 1024); /* whose structure may lie behind the table */
+        for (int i = 0; i < 100; i++) assert_non_null(sagemem_arena_alloc(arena, 1024));
+        assert_int_equal(stats_of(arena).chunks, before + 121);
+        assert_int_equal(stats_of(next).chunks, 0);
+        sagemem_arena_destroy(next);
+        sagemem_arena_destroy(arena);
+        heap_done(heap);
+    }
+}
+
 static void scopes_own_arenas(void **state) {
     (void)state;
     sagemem_heap *heap = heap_with(0);
@@ -1431,6 +1461,7 @@ int main(void) {
         cmocka_unit_test_setup(marks_of_many_steps, setup),
         cmocka_unit_test_setup(max_bytes_is_kept, setup),
         cmocka_unit_test_setup(limit_of_the_heap, setup),
+        cmocka_unit_test_setup(reclaimers_may_use_the_arena, setup),
         cmocka_unit_test_setup(scopes_own_arenas, setup),
         cmocka_unit_test_setup(heaps_own_arenas, setup),
         cmocka_unit_test_setup(what_is_no_arena, setup),

@@ -354,6 +354,48 @@ static void less_rather_than_reclaim(void **state) {
     assert_int_equal(sagemem_reclaimer_remove("count"), SAGEMEM_OK);
 }
 
+static uint64_t shrink_them(void *ctx, uint64_t wanted) {
+    sagemem_columns *c = (sagemem_columns *)ctx;
+    sagemem_columns_desc desc;
+    assert_int_equal(sagemem_columns_get_desc(c, &desc), SAGEMEM_OK);
+    assert_int_equal(sagemem_limit_set(desc.heap, 0), SAGEMEM_OK);
+    assert_int_equal(sagemem_columns_shrink(c), SAGEMEM_OK);
+    return wanted;
+}
+static uint64_t fill_them(void *ctx, uint64_t wanted) {
+    sagemem_columns *c = (sagemem_columns *)ctx;
+    shrink_them(c, wanted);
+    assert_int_equal(sagemem_columns_add(c, 50000), SAGEMEM_OK);
+    return wanted;
+}
+
+/* A reclaimer that changes the very columns that memory is asked for. */
+static void reclaimers_may_use_the_columns(void **state) {
+    (void)state;
+    sagemem_reclaim_fn reclaim[] = {shrink_them, fill_them};
+    for (size_t i = 0; i < 2; i++)
+        for (int adds = 0; adds < 2; adds++) {
+            sagemem_heap *heap = heap_with(0, 0);
+            sagemem_columns *c = columns_of(heap, 1000);
+            assert_int_equal(sagemem_columns_add(c, 10), SAGEMEM_OK);
+            memset(sagemem_columns_data(c, 0), 7, 10 * sizeof(double));
+            assert_int_equal(sagemem_limit_set(heap, MIB), SAGEMEM_OK);
+            assert_int_equal(sagemem_reclaimer_add("columns", 0, reclaim[i], c), SAGEMEM_OK);
+            if (adds == 1) assert_int_equal(sagemem_columns_add(c, 40000), SAGEMEM_OK);
+            else assert_int_equal(sagemem_columns_reserve(c, 40000), SAGEMEM_OK);
+            assert_int_equal(sagemem_reclaimer_remove("columns"), SAGEMEM_OK);
+            size_t rows = 10 + (size_t)i * 50000 + (size_t)adds * 40000;
+            assert_int_equal(sagemem_columns_count(c), rows);
+            assert_true(sagemem_columns_capacity(c) >= rows);
+            for (size_t column = 0; column < COLUMNS; column++)
+                memset(sagemem_columns_data(c, column), 7, rows * halo[column].element_size);
+            assert_int_equal(tag_of(heap).blocks, 1);
+            assert_int_equal(sagemem_heap_check(heap), 0);
+            assert_int_equal(fault.count, 0);
+            sagemem_heap_destroy(heap);
+        }
+}
+
 /* The library's own structures are used again, also those of columns that could not be made. */
 static void nothing_is_left(void **state) {
     (void)state;
@@ -550,6 +592,7 @@ int main(void) {
         cmocka_unit_test_setup(threads, setup),
         cmocka_unit_test_setup(limits, setup),
         cmocka_unit_test_setup(less_rather_than_reclaim, setup),
+        cmocka_unit_test_setup(reclaimers_may_use_the_columns, setup),
         cmocka_unit_test_setup(nothing_is_left, setup),
         cmocka_unit_test_setup(check_finds, setup),
         cmocka_unit_test_setup(failures, setup),
