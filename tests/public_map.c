@@ -1013,7 +1013,7 @@ static void test_walker(void **state) {
     words[at]++;
     assert_int_equal(sagemem_heap_check(NULL), 1);
     assert_int_equal(logged.count, 1);
-    assert_says(logged.last, "does not add up");
+    assert_says(logged.last, "is damaged");
     logged.count = 0;
     words[at]--;
     assert_int_equal(sagemem_heap_check(NULL), 0);
