@@ -119,7 +119,7 @@ $(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call libr
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(FOREST) $(call library,$(FOREST)) -lm
 
 # It shares the layout of tree files with the program that reads them.
-$(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/trees.h $(BUILD)/flags
+$(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/halo.h $(BUILD)/flags
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(TREES) -lm
 
 $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
