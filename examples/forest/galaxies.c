@@ -20,6 +20,7 @@ static void galaxy_cleanup(void *heap, void *object) {
 static sagemem_status galaxy_copy(void *heap, void *to, const void *from) {
     struct galaxy *galaxy = to;
     memcpy(galaxy, from, sizeof *galaxy);
+    galaxy->at_infall = galaxy->next = NULL;
     galaxy->history = sagemem_memdup(heap, galaxy->history, sizeof *galaxy->history, TAG_STARS);
     return galaxy->history ? SAGEMEM_OK : sagemem_last_error()->status;
 }

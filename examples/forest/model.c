@@ -48,7 +48,7 @@ struct merger {
     double ratio;               /* see merger_ratio() */
 };
 
-/* One tree at work. A galaxy lives from the snapshot that it is made for until the next one is done. */
+/* One tree at work. A galaxy goes from halo to halo with the main branch, until it merges or nothing follows. */
 struct bench {
     const struct model *model;
     const struct tree *tree;
@@ -58,7 +58,8 @@ struct bench {
     struct galaxy **of_halo; /* the first galaxy, the halo's own, and by `next` its orphans; NULL: not yet, or no more */
     bool *built;             /* halo by halo */
     struct list members;     /* of one group, its central galaxy first */
-    sagemem_columns *search; /* beside them: galaxy->due of each. NULL: do without */
+    sagemem_columns *search; /* beside them, at least as many rows: galaxy->due of each. NULL: do without */
+    double *due;             /* its column */
     struct list mergers;
     int32_t births; /* in this tree so far */
 };
@@ -66,10 +67,14 @@ struct bench {
 static struct member *members_of(const struct bench *bench) { return bench->members.array.data; }
 
 static struct member *member_add(struct bench *bench, struct galaxy *galaxy) {
-    struct member *member = galaxy ? list_add(&bench->members) : NULL;
+    struct member *member = list_add(&bench->members);
     if (member) *member = (struct member){.galaxy = galaxy};
-    else galaxies_free(bench->pool, galaxy);
     return member;
+}
+
+static void galaxy_end(struct bench *bench, struct galaxy *galaxy) {
+    galaxies_free(bench->pool, galaxy->at_infall);
+    galaxies_free(bench->pool, galaxy);
 }
 
 /* -- One group, from its progenitors' snapshot to its own ------------------------------------------------ */
@@ -109,7 +114,8 @@ static void member_advance(const struct bench *bench, struct member *member, int
 
 /* A halo that nothing came before gets a galaxy of nothing; infall begins after the snapshot before. */
 static bool gather_newborn(struct bench *bench, int32_t halo) {
-    struct member *member = member_add(bench, galaxies_alloc(bench->pool));
+    struct galaxy *galaxy = galaxies_alloc(bench->pool);
+    struct member *member = galaxy ? member_add(bench, galaxy) : NULL;
     if (!member) return false;
     int32_t snapshot = bench->tree->halos[halo].snapshot;
     member_advance(bench, member, halo, snapshot > 0 ? snapshot - 1 : 0);
@@ -118,8 +124,20 @@ static bool gather_newborn(struct bench *bench, int32_t halo) {
     return true;
 }
 
-/* Puts copies of the galaxies of a halo's progenitors on the bench. The main progenitor's own galaxy comes first and
- * becomes the halo's; those of the others lose their halos and become orphans. */
+/* What a galaxy was when it last was a central, history and all, stays beside it while it is none. */
+static bool remember_infall(struct bench *bench, struct galaxy *galaxy, bool remains_central) {
+    if (remains_central) {
+        galaxies_free(bench->pool, galaxy->at_infall);
+        galaxy->at_infall = NULL;
+        return true;
+    }
+    if (galaxy->at_infall || galaxy->type != GALAXY_CENTRAL) return true;
+    galaxy->at_infall = galaxies_copy(bench->pool, galaxy);
+    return galaxy->at_infall != NULL;
+}
+
+/* Puts the galaxies of a halo's progenitors on the bench. The main progenitor's own galaxy comes first and becomes the
+ * halo's; those of the others lose their halos and become orphans. */
 static bool gather_halo(struct bench *bench, int32_t halo) {
     const struct halo *halos = bench->tree->halos;
     double scale_factor = bench->model->epochs[halos[halo].snapshot].scale_factor;
@@ -127,52 +145,55 @@ static bool gather_halo(struct bench *bench, int32_t halo) {
     if (halos[halo].first_progenitor < 0) return gather_newborn(bench, halo);
 
     for (int32_t from = halos[halo].first_progenitor; from >= 0; from = halos[from].next_progenitor) {
-        for (const struct galaxy *galaxy = bench->of_halo[from]; galaxy; galaxy = galaxy->next) {
-            struct member *member = member_add(bench, galaxies_copy(bench->pool, galaxy));
-            if (!member) return false;
+        for (struct galaxy *galaxy = bench->of_halo[from]; galaxy; galaxy = galaxy->next) {
+            bool own = bench->members.array.count == host;
+            struct member *member = member_add(bench, galaxy);
+            if (!member || !remember_infall(bench, galaxy, own && halos[halo].first_in_group == halo)) return false;
             member->host = host;
             member_advance(bench, member, halo, halos[from].snapshot);
-            if (bench->members.array.count - 1 == host) {
-                settle(bench, member->galaxy, halo, false);
-            } else if (member->galaxy->type != GALAXY_ORPHAN) {
-                member->galaxy->type = GALAXY_ORPHAN;
-                member->galaxy->merge_time = friction_time(member->galaxy, members_of(bench)[host].galaxy, scale_factor);
+            if (own) {
+                settle(bench, galaxy, halo, false);
+            } else if (galaxy->type != GALAXY_ORPHAN) {
+                galaxy->type = GALAXY_ORPHAN;
+                galaxy->merge_time = friction_time(galaxy, members_of(bench)[host].galaxy, scale_factor);
             }
         }
+        bench->of_halo[from] = NULL;
     }
     return true;
 }
 
 /* Works out in which step each orphan merges, and notes it where the search will look. */
 static bool prepare_search(struct bench *bench) {
+    const struct member *members = members_of(bench);
     size_t count = bench->members.array.count;
-    if (bench->search && sagemem_columns_resize(bench->search, count) != SAGEMEM_OK) return false;
-    double *column = bench->search ? sagemem_columns_data(bench->search, 0) : NULL;
+    if (bench->search && sagemem_columns_count(bench->search) < count) {
+        if (sagemem_columns_resize(bench->search, count) != SAGEMEM_OK) return false;
+        bench->due = sagemem_columns_data(bench->search, 0);
+    }
     for (size_t i = 0; i < count; i++) {
-        const struct member *member = &members_of(bench)[i];
-        struct galaxy *galaxy = member->galaxy;
-        galaxy->due = galaxy->type == GALAXY_ORPHAN ? galaxy->merge_time / member->step : INFINITY;
-        if (column) column[i] = galaxy->due;
+        struct galaxy *galaxy = members[i].galaxy;
+        galaxy->due = galaxy->type == GALAXY_ORPHAN ? galaxy->merge_time / members[i].step : INFINITY;
+        if (bench->search) bench->due[i] = galaxy->due;
     }
     return true;
 }
 
 /* The next member, from that one on, that is due by the end of that step; the number of members: none. In a large group
- * most of the work is here: the column has 8 bytes a member where the records have hundreds, behind an address. */
+ * much of the work is here: the column has 8 bytes a member where the records have hundreds, behind an address. */
 static size_t find_due(const struct bench *bench, size_t at, int step) {
+    const struct member *members = members_of(bench);
     size_t count = bench->members.array.count;
-    if (bench->search) {
-        const double *due = sagemem_columns_data(bench->search, 0);
-        while (at < count && due[at] > step) at++;
-    } else {
-        while (at < count && members_of(bench)[at].galaxy->due > step) at++;
-    }
+    if (bench->search)
+        while (at < count && bench->due[at] > step) at++;
+    else
+        while (at < count && members[at].galaxy->due > step) at++;
     return at;
 }
 
 static void is_no_more_due(struct bench *bench, size_t member) {
     members_of(bench)[member].galaxy->due = INFINITY;
-    if (bench->search) ((double *)sagemem_columns_data(bench->search, 0))[member] = INFINITY;
+    if (bench->search) bench->due[member] = INFINITY;
 }
 
 /* Ends the orbits whose time is over. */
@@ -235,7 +256,7 @@ static bool keep_group(struct bench *bench) {
         struct member *member = &members[i];
         struct galaxy *galaxy = member->galaxy;
         if (member->merged) {
-            galaxies_free(bench->pool, galaxy);
+            galaxy_end(bench, galaxy);
             continue;
         }
         if (member->step > 0) galaxy->star_formation /= member->step * STEPS;
@@ -246,29 +267,22 @@ static bool keep_group(struct bench *bench) {
         *end = galaxy;
         end = &galaxy->next;
         bench->harvest->galaxy_count++;
-        double age = galaxy_mean_age(galaxy, bench->model->history_bin, bench->model->epochs[galaxy->snapshot].age);
-        if (!outbox_add(bench->outbox, galaxy, members[0].galaxy->number, age * gyr_by_time)) return false;
+        if (!outbox_add(bench->outbox, bench->model, galaxy, members[0].galaxy->number)) return false;
     }
     return true;
 }
 
-static void free_galaxies(struct bench *bench, int32_t halo) {
-    for (struct galaxy *galaxy = bench->of_halo[halo], *next; galaxy; galaxy = next) {
-        next = galaxy->next;
-        galaxies_free(bench->pool, galaxy);
-    }
-    bench->of_halo[halo] = NULL;
-}
-
-/* Progenitors have done their duty; what has no descendant is counted and goes, too. */
+/* What has no descendant is counted, and ends. */
 static void end_group(struct bench *bench, int32_t first) {
     const struct halo *halos = bench->tree->halos;
     for (int32_t at = first; at >= 0; at = halos[at].next_in_group) {
-        for (int32_t from = halos[at].first_progenitor; from >= 0; from = halos[from].next_progenitor) free_galaxies(bench, from);
         if (halos[at].descendant >= 0) continue;
-        for (const struct galaxy *galaxy = bench->of_halo[at]; galaxy; galaxy = galaxy->next)
+        for (struct galaxy *galaxy = bench->of_halo[at], *next; galaxy; galaxy = next) {
+            next = galaxy->next;
             bench->harvest->found += galaxy_baryons(galaxy);
-        free_galaxies(bench, at);
+            galaxy_end(bench, galaxy);
+        }
+        bench->of_halo[at] = NULL;
     }
 }
 

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 
 #include "forest.h"
-#include "physics.h"
+#include "model.h"
 
 static const uint64_t fnv_start = 0xcbf29ce484222325u;
 
@@ -22,7 +22,12 @@ static uint64_t fnv1a(uint64_t hash, const void *data, size_t size) {
 
 /* -- The outbox ------------------------------------------------------------------------------------------------ */
 
-static struct galaxy_record record_of(const struct galaxy *galaxy) {
+static double mean_age(const struct model *model, const struct galaxy *galaxy) {
+    return gyr_by_time * galaxy_mean_age(galaxy, model->history_bin, model->epochs[galaxy->snapshot].age);
+}
+
+static struct galaxy_record record_of(const struct model *model, const struct galaxy *galaxy) {
+    const struct galaxy *infall = galaxy->at_infall;
     struct galaxy_record record = {
         .number = galaxy->number,
         .type = galaxy->type,
@@ -39,23 +44,25 @@ static struct galaxy_record record_of(const struct galaxy *galaxy) {
         .ejected = galaxy->ejected,
         .black_hole = galaxy->black_hole,
         .star_formation = galaxy->star_formation * msun_per_year_by_rate,
+        .mean_age = mean_age(model, galaxy),
+        .infall_stars = infall ? infall->stars : galaxy->stars,
     };
+    record.infall_mean_age = infall ? mean_age(model, infall) : record.mean_age;
     memcpy(record.pos, galaxy->pos, sizeof record.pos);
     memcpy(record.vel, galaxy->vel, sizeof record.vel);
     return record;
 }
 
-bool outbox_add(struct outbox *outbox, const struct galaxy *galaxy, int32_t central, double mean_age) {
+bool outbox_add(struct outbox *outbox, const struct model *model, const struct galaxy *galaxy, int32_t central) {
     int32_t output = outbox->output_of[galaxy->snapshot];
     if (output < 0) return true;
     struct outgoing *outgoing = list_add(&outbox->outgoing);
     if (!outgoing) return false;
     outgoing->output = output;
-    outgoing->record = record_of(galaxy);
+    outgoing->record = record_of(model, galaxy);
     outgoing->record.file = outbox->file;
     outgoing->record.tree = outbox->tree;
     outgoing->record.central = central;
-    outgoing->record.mean_age = mean_age;
     return outbox->outgoing.array.count < OUTBOX_BATCH || outbox->batch_fn(outbox, outbox->ctx);
 }
 

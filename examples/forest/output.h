@@ -16,6 +16,7 @@
 
 struct epoch;
 struct galaxy;
+struct model;
 
 struct galaxy_file_header {
     char magic[8];        /* "GALAXIES" */
@@ -48,8 +49,9 @@ struct galaxy_record {
     double hot, ejected, black_hole;
     double star_formation; /* Msun/yr */
     double mean_age;       /* of its stars, by mass, Gyr; 0: it has none */
+    double infall_stars, infall_mean_age; /* both when it last was a central */
 };
-_Static_assert(sizeof(struct galaxy_record) == 144, "the record has no padding");
+_Static_assert(sizeof(struct galaxy_record) == 160, "the record has no padding");
 
 /* -- What a forest has to write, until it is its turn --------------------------------------------------------- */
 
@@ -69,7 +71,7 @@ struct outbox {
 };
 
 /* Takes a copy of the galaxy if its snapshot is to be written. False: no memory, or batch_fn failed. */
-bool outbox_add(struct outbox *outbox, const struct galaxy *galaxy, int32_t central, double mean_age);
+bool outbox_add(struct outbox *outbox, const struct model *model, const struct galaxy *galaxy, int32_t central);
 
 /* -- A file being written --------------------------------------------------------------------------------------- */
 

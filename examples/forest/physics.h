@@ -35,6 +35,7 @@ struct galaxy {
     double merge_time;                            /* an orphan's: until it merges */
     double due;                                   /* ... in steps from the snapshot before; INFINITY: not before the next */
     struct history *history;                      /* its own: see galaxies.h */
+    struct galaxy *at_infall;                     /* a copy of what it was when it last was a central; NULL: it is one */
     struct galaxy *next;                          /* in the same halo */
 };
 
