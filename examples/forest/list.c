@@ -23,8 +23,3 @@ void *list_grow(struct list *list) {
     array->capacity += STEP;
     return list_add(list);
 }
-
-void list_clear(struct list *list) {
-    if (list->by_hand) list->array.count = 0;
-    else sagemem_array_resize(&list->array, 0); /* fewer elements: cannot fail */
-}

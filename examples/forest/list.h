@@ -18,7 +18,7 @@ struct list {
 bool list_init(struct list *list, sagemem_heap *heap, sagemem_tag tag, size_t element_size, bool by_hand);
 void *list_grow(struct list *list);
 
-void list_clear(struct list *list);
+static inline void list_clear(struct list *list) { list->array.count = 0; }
 
 /* The place of one more element, its content undefined; good until the next one is added. */
 static inline void *list_add(struct list *list) {

@@ -60,6 +60,7 @@ struct bench {
     struct list members;     /* of one group, its central galaxy first */
     sagemem_columns *search; /* beside them, at least as many rows: galaxy->due of each. NULL: do without */
     double *due;             /* its column */
+    size_t rows;             /* how long that is */
     struct list mergers;
     int32_t births; /* in this tree so far */
 };
@@ -167,8 +168,9 @@ static bool gather_halo(struct bench *bench, int32_t halo) {
 static bool prepare_search(struct bench *bench) {
     const struct member *members = members_of(bench);
     size_t count = bench->members.array.count;
-    if (bench->search && sagemem_columns_count(bench->search) < count) {
+    if (bench->search && bench->rows < count) {
         if (sagemem_columns_resize(bench->search, count) != SAGEMEM_OK) return false;
+        bench->rows = count;
         bench->due = sagemem_columns_data(bench->search, 0);
     }
     for (size_t i = 0; i < count; i++) {

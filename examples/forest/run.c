@@ -345,7 +345,9 @@ static bool work_in_threads(struct run *run) {
 
 static bool run_open(struct run *run) {
     run->shared = sagemem_heap_create(&(sagemem_heap_desc){
-        .name = "shared", .flags = SAGEMEM_HEAP_SHARED | (run->options->checked ? (uint32_t)SAGEMEM_HEAP_CHECKED : 0)});
+        .name = "shared",
+        .flags = (run->options->threads > 1 ? (uint32_t)SAGEMEM_HEAP_SHARED : 0) | /* one thread need not lock */
+                 (run->options->checked ? (uint32_t)SAGEMEM_HEAP_CHECKED : 0)});
     if (!run->shared || !window_init(&run->window, run->shared, run->options->threads))
         return fail("%s", sagemem_last_error()->message);
     return model_open(run) && outputs_open(run);
