@@ -169,7 +169,7 @@ static void deliver(void *ctx, struct result *result) {
         }
         if (result->failed) {
             run->failed = true;
-            fail("%s", result->reason);
+            memcpy(run->reason, result->reason, sizeof run->reason);
             window_close(&run->window);
         } else {
             for (int i = 0; i < run->output_count; i++) run->outputs[i].header.tree_count++;
@@ -358,7 +358,8 @@ int run_all(struct run *run, const struct options *options) {
     sagemem_writers_set_budget(options->without.buffers ? 1 : options->buffer_bytes);
     if (!run_open(run)) return EXIT_FAILURE;
     signals_catch();
-    bool good = work_in_threads(run) && !run->failed;
+    bool good = work_in_threads(run);
+    if (run->failed) good = fail("%s", run->reason);
     progress_show(run, NULL, true);
     int signal_number = atomic_load(&interrupted);
     if (good && signal_number != 0 && !run->exhausted) {

@@ -30,6 +30,7 @@ struct run {
     struct plot plot;
     struct summary summary;
     bool failed; /* from now on nothing is written */
+    char reason[REASON_BYTES];
 };
 
 /* Runs all forests and writes all files, or none of them: then the reason is kept, see fail(). Returns the status for the
