@@ -233,7 +233,7 @@ refused "missing file after a good one" "$tmp/missing: cannot open" "$trees" "$t
 refused "a limit that is not enough for anything" "limit" --limit 4K "$trees"
 # The least limit with which a tree is begun is not enough for the larger ones.
 limit=200
-until run --snapshots 63 --limit "${limit}K" --output "$tmp/dir" "$trees" && says "$trees: tree " || [ "$limit" -ge 2000 ]; do
+until run --snapshots 63 --limit "${limit}K" --output "$tmp/dir" "$trees" && says "$trees: tree " >/dev/null || [ "$limit" -ge 2000 ]; do
     limit=$((limit + 10))
 done
 refused "a limit that is not enough for a tree" "$trees: tree " --limit "${limit}K" "$trees"
