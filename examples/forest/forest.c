@@ -1,44 +1,53 @@
 /* forest: galaxies from merger trees, and an account of the memory they took.
  *
  * The question this example answers: how does a program that works through thousands of trees, small and huge, keep
- * its memory in hand? Four habits do it, and each is a line or two here:
+ * its memory in hand? Each habit is a line or two here:
  *
  *   - every allocation says what it is for (the tags in forest.h), so that the report can tell physics from core;
- *   - one scope a tree (run_tree): whatever the model leaves behind is gone when the tree is done, also after a
+ *   - one scope a tree (build in run.c): whatever the model leaves behind is gone when the tree is done, also after a
  *     failure, and nothing has to remember what to free;
- *   - a limit (--limit): a tree that would take too much is an ordinary error that names the tree;
- *   - the library's own figures for each scope (summary_add_peak): which forest was it that needed so much?
+ *   - galaxies from a pool (galaxies.c), whose hooks make, copy and free what each galaxy owns, and only for as long as
+ *     they are needed: depth first, a galaxy ends when it has merged or nothing follows;
+ *   - arrays that grow by a factor (list.c), and a column beside the records for the one field that is searched (model.c);
+ *   - trees through a window that slides over the mapped file (trees.c), 64 writers with one budget for their buffers
+ *     (output.c), files that are complete or not there, with a header that is patched at the end;
+ *   - a forest for each thread (run.c), written in the order of the files whoever is done first (window.c);
+ *   - a limit for all of it (--limit): a tree that would take too much is an ordinary error that names the tree;
+ *   - the library's own figures for each scope (summary.c): which forest was it that needed so much?
+ *
+ * Each tool can be switched off (--no-pool, ...): the galaxies stay the same to the byte, only memory and time do not.
  *
  * Build and run:
  *
  *     cc -O2 -pthread -I ../.. -o forest *.c -lm
- *     ./forest --output galaxies ../../tests/data/trees_063.0
+ *     ./forest --snapshots 63 --output galaxies ../../tests/data/trees_063.0
  *
  * It prints, a part of it left out:
  *
  *     Trees           120
  *     Halos           7456
  *     Mergers         145, 8 of them major; from z = 0 by redshift: 106 27 11 1 0 0 and before
- *     Baryon balance  3.33e-16: 3.087762e+12 Msun/h were let in, 3.087762e+12 are there
+ *     Baryon balance  2.22e-16: 3.087762e+12 Msun/h were let in, 3.087762e+12 are there
  *     Written         galaxies/galaxies_063_z0.000.bin: 254 galaxies, 5.758583e+11 Msun/h of stars
  *
  *     The worst forests, by the most memory used at once:
  *       forest  file  tree   halos  galaxies  used KiB  held KiB  most of it
- *           37     0    37     406       583     183.1     256.0  Core/Galaxies, 138.6 KiB  <- the worst
- *           20     0    20     323       394     173.3     256.0  Core/Galaxies, 137.3 KiB
+ *           37     0    37     406       583      65.5     128.0  Core/Trees, 41.6 KiB  <- the worst
+ *           20     0    20     323       394      57.6      64.0  Core/Trees, 33.1 KiB
  *
  *     sagemem: process 'process'
- *       used 0 B (peak 250 KiB), held 832 KiB (peak 832 KiB), resident 2.77 MiB
+ *       used 0 B (peak 135 KiB), held 528 KiB (peak 528 KiB), resident 2.63 MiB
  *
  *       tag                                  used       peak    at peak  share  blocks ever
  *     Core
- *       Galaxies                              0 B    139 KiB    139 KiB  55.5%          288
- *       Output                                0 B   64.1 KiB   64.1 KiB  25.7%            3
+ *       Trees                                 0 B   41.2 KiB   41.2 KiB  30.6%          241
+ *       Output                                0 B   68.9 KiB   68.3 KiB  50.8%          186
  *     Physics
- *       Mergers                               0 B      392 B      392 B   0.2%           47
+ *       Star formation                        0 B   3.45 KiB   2.46 KiB   1.8%          678
  *
- * With --limit 500K it ends in one of the larger trees instead: it says which limit that tree would have passed and by
- * how much, and leaves no file behind.
+ * Status: 0; 1 after a failure, which is told on stderr with file, tree and halo where there are any, and no file is
+ * written; 2 for a wrong command line; 130 after an interrupt (SIGINT; 143 SIGTERM), which lets the forests in work come
+ * to their end and writes no file either: half a catalogue looks like a whole one. A second interrupt ends it at once.
  */
 #include "forest.h"
 
