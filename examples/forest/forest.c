@@ -79,9 +79,9 @@ void fail_take_reason(char reason[REASON_BYTES]) {
 
 static bool memory_setup(const struct options *options) {
     static const char *const names[TAG_END] = {
-        [TAG_TREES] = "Core/Trees",         [TAG_GALAXIES] = "Core/Galaxies",        [TAG_GROUPS] = "Core/Groups",
-        [TAG_SEARCH] = "Core/Search",       [TAG_SNAPSHOTS] = "Core/Snapshots",      [TAG_OUTPUT] = "Core/Output",
-        [TAG_COOLING] = "Physics/Cooling",  [TAG_STARS] = "Physics/Star formation",  [TAG_MERGERS] = "Physics/Mergers",
+        [TAG_TREES] = "Core/Trees",        [TAG_GALAXIES] = "Core/Galaxies",       [TAG_GROUPS] = "Core/Groups",
+        [TAG_SEARCH] = "Core/Search",      [TAG_SNAPSHOTS] = "Core/Snapshots",     [TAG_OUTPUT] = "Core/Output",
+        [TAG_COOLING] = "Physics/Cooling", [TAG_STARS] = "Physics/Star formation", [TAG_MERGERS] = "Physics/Mergers",
     };
     const sagemem_heap_desc checked = {.name = "checked", .flags = SAGEMEM_HEAP_CHECKED};
     sagemem_status status = SAGEMEM_OK;

@@ -13,15 +13,15 @@
 
 /* What a byte is for. The library names the tags in its reports; forest.c gives them their names. */
 enum {
-    TAG_TREES = 1,     /* halos and their links */
-    TAG_GALAXIES,      /* galaxies, and which halo has them */
-    TAG_GROUPS,        /* the one group that is being evolved */
-    TAG_SEARCH,        /* the column beside its records */
-    TAG_SNAPSHOTS,     /* scale factors, ages, expansion rates */
-    TAG_OUTPUT,        /* output files, their buffers, and what waits for its turn to be written */
-    TAG_COOLING,       /* the cooling function */
-    TAG_STARS,         /* each galaxy's history of star formation */
-    TAG_MERGERS,       /* who merged with whom */
+    TAG_TREES = 1, /* halos and their links */
+    TAG_GALAXIES,  /* galaxies, and which halo has them */
+    TAG_GROUPS,    /* the one group that is being evolved */
+    TAG_SEARCH,    /* the column beside its records */
+    TAG_SNAPSHOTS, /* scale factors, ages, expansion rates */
+    TAG_OUTPUT,    /* output files, their buffers, and what waits for its turn to be written */
+    TAG_COOLING,   /* the cooling function */
+    TAG_STARS,     /* each galaxy's history of star formation */
+    TAG_MERGERS,   /* who merged with whom */
     TAG_END
 };
 

@@ -102,13 +102,16 @@ static const struct option {
     {"--buffer-mb", "N", "buffers of all output files together, MiB [8, a quarter of the limit at most]", set_buffer_mb, 0},
     {"--no-mapping", NULL, "read trees instead of mapping them", NULL, offsetof(struct options, without.mapping)},
     {"--no-pool", NULL, "allocate galaxies one by one, not from a pool", NULL, offsetof(struct options, without.pool)},
-    {"--no-scope", NULL, "make and destroy a heap for each forest, instead of a scope", NULL, offsetof(struct options, without.scope)},
+    {"--no-scope", NULL, "make and destroy a heap for each forest, instead of a scope", NULL,
+     offsetof(struct options, without.scope)},
     {"--no-array", NULL, "let arrays grow by a fixed step, not by a factor", NULL, offsetof(struct options, without.array)},
-    {"--no-column", NULL, "search the records of galaxies, not a column beside them", NULL, offsetof(struct options, without.column)},
+    {"--no-column", NULL, "search the records of galaxies, not a column beside them", NULL,
+     offsetof(struct options, without.column)},
     {"--no-buffers", NULL, "write each record by a system call of its own", NULL, offsetof(struct options, without.buffers)},
     {"--report", "FORMAT", "the report on memory: text, brief or json (that alone) [text]", set_report, 0},
     {"--checked", NULL, "check every block of memory for damage after each tree", NULL, offsetof(struct options, checked)},
-    {"--quiet", NULL, "print no summary and no progress, and a report only if --report asks for it", NULL, offsetof(struct options, quiet)},
+    {"--quiet", NULL, "print no summary and no progress, and a report only if --report asks for it", NULL,
+     offsetof(struct options, quiet)},
 };
 enum { OPTION_COUNT = sizeof option_table / sizeof option_table[0] };
 

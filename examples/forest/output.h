@@ -47,8 +47,8 @@ struct galaxy_record {
     double m_vir, r_vir;       /* 1e10 Msun/h and Mpc/h, when it last was a central */
     double cold, stars, bulge; /* 1e10 Msun/h, as all masses; the bulge is a part of the stars */
     double hot, ejected, black_hole;
-    double star_formation; /* Msun/yr */
-    double mean_age;       /* of its stars, by mass, Gyr; 0: it has none */
+    double star_formation;                /* Msun/yr */
+    double mean_age;                      /* of its stars, by mass, Gyr; 0: it has none */
     double infall_stars, infall_mean_age; /* both when it last was a central */
 };
 _Static_assert(sizeof(struct galaxy_record) == 160, "the record has no padding");
@@ -63,7 +63,7 @@ struct outgoing {
 };
 
 struct outbox {
-    struct list outgoing; /* struct outgoing */
+    struct list outgoing;     /* struct outgoing */
     const int32_t *output_of; /* each snapshot's; -1: none */
     int32_t file, tree;
     bool (*batch_fn)(struct outbox *outbox, void *ctx); /* called with OUTBOX_BATCH records and more: may write and clear them */

@@ -85,8 +85,8 @@ static void draw_line(struct svg *svg, double x1, double y1, double x2, double y
 }
 
 static void draw_power(struct svg *svg, double x, double y, const char *anchor, int exponent) {
-    put(svg, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">10<tspan dy=\"-6\" font-size=\"10\">%d</tspan></text>\n", x, y,
-            anchor, exponent);
+    put(svg, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">10<tspan dy=\"-6\" font-size=\"10\">%d</tspan></text>\n", x, y, anchor,
+        exponent);
 }
 
 static void draw_x_axis(struct svg *svg, const struct axes *axes) {
@@ -109,7 +109,7 @@ static void draw_y_axis(struct svg *svg, const struct axes *axes) {
             draw_line(svg, LEFT, y_of(axes, dex + log10(i)), LEFT + 4, y_of(axes, dex + log10(i)));
     }
     put(svg, "<text transform=\"translate(24 %d) rotate(-90)\" text-anchor=\"middle\">galaxies per dex</text>\n",
-            (TOP + BOTTOM) / 2);
+        (TOP + BOTTOM) / 2);
 }
 
 /* -- The galaxies ----------------------------------------------------------------------------------------------- */
@@ -121,21 +121,21 @@ static void draw_bin(struct svg *svg, const struct axes *axes, int bin, uint64_t
     double low = fmax(log10((double)count - error + 1e-9) - scale, axes->y_from);
     draw_line(svg, x, y_of(axes, low), x, y_of(axes, log10((double)count + error) - scale));
     put(svg,
-            "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" data-log-mass=\"%.3f\" data-count=\"%" PRIu64 "\">"
-            "<title>from 10^%.2f Msun/h on: %" PRIu64 " galaxies</title></circle>\n",
-            x, y_of(axes, per_dex(count)), log_mass, count, log_mass - bin_log_mass / 2, count);
+        "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" data-log-mass=\"%.3f\" data-count=\"%" PRIu64 "\">"
+        "<title>from 10^%.2f Msun/h on: %" PRIu64 " galaxies</title></circle>\n",
+        x, y_of(axes, per_dex(count)), log_mass, count, log_mass - bin_log_mass / 2, count);
 }
 
 static void draw(struct svg *svg, const struct summary *summary, double redshift) {
     const struct axes axes = axes_for(summary);
     put(svg,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
-            "font-size=\"15\">\n"
-            "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n"
-            "<text x=\"%d\" y=\"30\" text-anchor=\"middle\">Stellar mass function at z = %.3f, %" PRIu64 " trees</text>\n",
-            WIDTH, HEIGHT, WIDTH, HEIGHT, WIDTH, HEIGHT, (LEFT + RIGHT) / 2, redshift, summary->tree_count);
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
+        "font-size=\"15\">\n"
+        "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n"
+        "<text x=\"%d\" y=\"30\" text-anchor=\"middle\">Stellar mass function at z = %.3f, %" PRIu64 " trees</text>\n",
+        WIDTH, HEIGHT, WIDTH, HEIGHT, WIDTH, HEIGHT, (LEFT + RIGHT) / 2, redshift, summary->tree_count);
     put(svg, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"none\" stroke=\"black\"/>\n", LEFT, TOP, RIGHT - LEFT,
-            BOTTOM - TOP);
+        BOTTOM - TOP);
     draw_x_axis(svg, &axes);
     draw_y_axis(svg, &axes);
     put(svg, "<g fill=\"#1f5fa8\">\n");

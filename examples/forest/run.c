@@ -18,7 +18,6 @@
 #include <time.h>
 #include <unistd.h>
 
-
 /* -- The scale factors of the snapshots ------------------------------------------------------------------ */
 
 enum { MAX_SNAPSHOTS = 4096 };
@@ -203,7 +202,8 @@ static bool find_tree(struct run *run, struct worker *worker) {
             run->exhausted = true;
             return false;
         }
-        worker->bad = !tree_file_open(&run->trees, run->shared, run->options->tree_files[++run->file], run->options->without.mapping);
+        worker->bad =
+            !tree_file_open(&run->trees, run->shared, run->options->tree_files[++run->file], run->options->without.mapping);
         if (worker->bad) break;
         run->place = tree_file_first(&run->trees);
     }
@@ -291,7 +291,7 @@ static bool build(struct worker *worker, struct result *result) {
             return fail("%s: %s", path, sagemem_last_error()->message);
         good = build_in(worker, NULL, result);
         good = (sagemem_scope_end(NULL) == SAGEMEM_OK && forest_peak_measure(&result->peak, NULL)) ||
-                   fail("%s: %s", path, sagemem_last_error()->message)
+                       fail("%s: %s", path, sagemem_last_error()->message)
                    ? good
                    : false;
     }

@@ -103,16 +103,16 @@ void summary_print_worst(const struct summary *summary) {
            "  forest  file  tree   halos  galaxies  used KiB  held KiB  most of it\n");
     for (int i = 0; i < summary->worst_count; i++) {
         const struct forest_peak *forest = &summary->worst[i];
-        printf("%8" PRIu64 "%6" PRId32 "%6" PRId32 "%8" PRId32 "%10" PRIu64 "%10.1f%10.1f  %s, %.1f KiB%s\n", forest->forest, forest->file,
-               forest->tree, forest->halo_count, forest->galaxy_count, (double)forest->used_peak / 1024,
+        printf("%8" PRIu64 "%6" PRId32 "%6" PRId32 "%8" PRId32 "%10" PRIu64 "%10.1f%10.1f  %s, %.1f KiB%s\n", forest->forest,
+               forest->file, forest->tree, forest->halo_count, forest->galaxy_count, (double)forest->used_peak / 1024,
                (double)forest->held_peak / 1024, sagemem_tag_name(forest->tag), (double)forest->tag_peak / 1024,
                i == 0 ? "  <- the worst" : "");
     }
 }
 
 void summary_print_json(const struct summary *summary, int file_count) {
-    printf("\"tree_files\": %d, \"trees\": %" PRIu64 ", \"halos\": %" PRIu64 ", \"galaxies\": %" PRIu64
-           ", \"mergers\": %" PRIu64 ", \"major_mergers\": %" PRIu64 ",\n\"baryons_let_in\": %.17g, \"baryons_found\": %.17g,\n"
+    printf("\"tree_files\": %d, \"trees\": %" PRIu64 ", \"halos\": %" PRIu64 ", \"galaxies\": %" PRIu64 ", \"mergers\": %" PRIu64
+           ", \"major_mergers\": %" PRIu64 ",\n\"baryons_let_in\": %.17g, \"baryons_found\": %.17g,\n"
            "\"worst_forests\": [",
            file_count, summary->tree_count, summary->halo_count, summary->galaxy_count, summary->mergers, summary->major_mergers,
            summary->let_in, summary->found);

@@ -35,7 +35,7 @@ struct window {
     struct slot {
         bool full;
         struct result result;
-    } *slots; /* of the forests turn ... turn + slot_count - 1, each at its number modulo slot_count */
+    } * slots; /* of the forests turn ... turn + slot_count - 1, each at its number modulo slot_count */
     uint64_t slot_count;
 };
 
