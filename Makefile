@@ -60,9 +60,9 @@ help: ## lists the targets
 
 demo: $(BUILD)/forest $(BUILD)/forest_trees ## builds and runs the forest example (needs a C compiler and make only)
 	@mkdir -p $(BUILD)/demo
-	$(BUILD)/forest --scale-factors $(DATA)/millennium.a_list --report brief --output $(BUILD)/demo $(DATA)/trees_063.0
+	$(BUILD)/forest --scale-factors $(DATA)/millennium.a_list --report brief --output $(BUILD)/demo/millennium $(DATA)/trees_063.0
 	$(BUILD)/forest_trees --trees 4000 --halos 100 --output $(BUILD)/demo/trees
-	$(BUILD)/forest --scale-factors $(BUILD)/demo/trees/trees.a_list --plot $(BUILD)/demo/mass_function.svg \
+	$(BUILD)/forest --threads 2 --scale-factors $(BUILD)/demo/trees/trees.a_list --plot $(BUILD)/demo/mass_function.svg \
 	  --output $(BUILD)/demo/galaxies $(BUILD)/demo/trees/trees_063.0
 	@echo 'The stellar mass function is in $(BUILD)/demo/mass_function.svg.'
 
@@ -119,7 +119,7 @@ $(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call libr
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(FOREST) $(call library,$(FOREST)) -lm
 
 # It shares the layout of tree files with the program that reads them.
-$(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/trees.h $(BUILD)/flags
+$(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/halo.h $(BUILD)/flags
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(TREES) -lm
 
 $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
@@ -150,7 +150,7 @@ $(run_recipes): run-recipe-%: examples/recipes/%.c $(BUILD)/recipes/%
 
 run-forest: $(BUILD)/forest
 	@mkdir -p $(BUILD)/demo
-	@sh tests/run.sh $(RESULTS) forest $< --scale-factors $(DATA)/millennium.a_list --output $(BUILD)/demo $(DATA)/trees_063.0
+	@sh tests/run.sh $(RESULTS) forest $< --scale-factors $(DATA)/millennium.a_list --output $(BUILD)/demo/millennium $(DATA)/trees_063.0
 
 # -- Checking: independent stages, the longest first ------------------------------------------------------
 

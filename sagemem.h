@@ -3201,7 +3201,8 @@ static const uintptr_t SMI_MAGIC = (uintptr_t)0x5A6E3E3D9C1B7F25u, SMI_ENDED = (
 
 static smi_domain smi_process; /* totals, limit and children: the heaps without a parent */
 static bool smi_watched;       /* Valgrind or AddressSanitizer looks on */
-static uint64_t smi_secret;
+static uint64_t smi_secret;    /* drawn once, then the same for good: what was keyed with it is checked with it, by any thread */
+static uint64_t smi_salts;     /* another one for each heap; with the registry's lock */
 static size_t smi_os_page;
 
 /* ==========================================================================
@@ -6784,7 +6785,7 @@ static void smi_heap_init(smi_domain *h, const sagemem_heap_desc *desc, const ch
     h->slab = !extra && (desc->flags & SAGEMEM_HEAP_SYSTEM) == 0 && (!h->has_source || h->source.page_size <= SMI_SLAB_MAX);
     h->exact = !h->slab;
     h->fast = smi_heap_may_be_fast(h);
-    h->salt = ((smi_secret += SMI_MIX) ^ (uintptr_t)h) * SMI_MIX;
+    h->salt = ((smi_salts += SMI_MIX) ^ smi_secret ^ (uintptr_t)h) * SMI_MIX;
     h->epoch = 1;
     smi_lock_init(&h->lock);
     smi_lock_init(&h->use_lock);

@@ -72,8 +72,9 @@ place() {
 
 run --help
 ok "--help: status" [ "$status" -eq 0 ]
-for option in --help --output --snapshots --plot --scale-factors --limit --report --checked --quiet; do
-    ok "--help: $option" prints "$option"
+for option in --help --output --snapshots --plot --scale-factors --threads --limit --buffer-mb --no-mapping --no-pool --no-scope \
+    --no-array --no-column --no-buffers --report --checked --quiet; do
+    ok "--help: one line for $option" [ "$(grep -c "^  $option " "$tmp/out")" -eq 1 ]
 done
 
 wrong() { # wrong WHAT WORD ARGUMENT...: status 2, and the message has WORD
@@ -92,13 +93,16 @@ wrong "option without its value" "--limit" --output "$tmp/dir" "$trees" --limit
 wrong "limit is no size" "'12parsecs'" --limit 12parsecs --output "$tmp/dir" "$trees"
 wrong "limit of nothing" "'0'" --limit 0 --output "$tmp/dir" "$trees"
 wrong "limit beyond 64 bits" "--limit" --limit 99999999T --output "$tmp/dir" "$trees"
+wrong "no thread" "'0'" --threads 0 --output "$tmp/dir" "$trees"
+wrong "threads are no number" "'2x'" --threads 2x --output "$tmp/dir" "$trees"
+wrong "no buffer" "'0'" --buffer-mb 0 --output "$tmp/dir" "$trees"
 wrong "unknown format" "'xml'" --report xml --output "$tmp/dir" "$trees"
 wrong "snapshots are no list" "'63,'" --snapshots 63, --output "$tmp/dir" "$trees"
 ok "a wrong command line writes nothing" empty "$tmp/dir"
 
 # --- A run ---
 
-run --output "$tmp/first" "$trees"
+run --snapshots 63 --output "$tmp/first" "$trees"
 ok "run: status" [ "$status" -eq 0 ]
 ok "run: silent on stderr" [ ! -s "$tmp/err" ]
 ok "run: only the galaxy file" [ "$(ls -A "$tmp/first")" = "$name" ]
@@ -117,8 +121,8 @@ record_size=$(numbers "$galaxies" 20 1 u4)
 galaxy_count=$(numbers "$galaxies" 40 1 u8)
 ok "header: magic" [ "$(dd if="$galaxies" bs=1 count=8 2>/dev/null)" = GALAXIES ]
 ok "header: byte order" [ "$(numbers "$galaxies" 8 1 u4)" -eq 16909060 ]
-ok "header: version" [ "$(numbers "$galaxies" 12 1 u4)" -eq 1 ]
-ok "header: sizes" [ "$header_size/$record_size" = 80/136 ]
+ok "header: version" [ "$(numbers "$galaxies" 12 1 u4)" -eq 2 ]
+ok "header: sizes" [ "$header_size/$record_size" = 80/160 ]
 ok "header: snapshot" [ "$(numbers "$galaxies" 24 1 d4)" -eq 63 ]
 ok "header: tree files" [ "$(numbers "$galaxies" 28 1 d4)" -eq 1 ]
 ok "header: trees" [ "$(numbers "$galaxies" 32 1 u8)" -eq "$tree_count" ]
@@ -126,11 +130,12 @@ ok "header: galaxies as in the summary" grep -F "$name: $galaxy_count galaxies" 
 ok "length of the file" [ "$(wc -c <"$galaxies")" -eq $((header_size + galaxy_count * record_size)) ]
 
 # Record: int32 file, tree, number, central, type, ... and from byte 64 doubles m_vir, r_vir, cold, stars, bulge, hot,
-# ejected, black_hole, star_formation. Here as lines of: tree, central, type and the doubles.
-numbers "$galaxies" 80 "$((galaxy_count * 34))" d4 |
-    awk '{ field = NR % 34; value[field] = $1 } field == 0 { print value[2], value[4], value[5] }' >"$tmp/integers"
-numbers "$galaxies" 80 "$((galaxy_count * 17))" f8 |
-    awk 'NR % 17 > 8 || NR % 17 == 0 { printf "%s%s", $1, NR % 17 ? " " : "\n" }' >"$tmp/doubles"
+# ejected, black_hole, star_formation, mean_age, infall_stars, infall_mean_age. Here as lines of: tree, central, type
+# and the doubles.
+numbers "$galaxies" 80 "$((galaxy_count * 40))" d4 |
+    awk '{ field = NR % 40; value[field] = $1 } field == 0 { print value[2], value[4], value[5] }' >"$tmp/integers"
+numbers "$galaxies" 80 "$((galaxy_count * 20))" f8 |
+    awk 'NR % 20 > 8 || NR % 20 == 0 { printf "%s%s", $1, NR % 20 ? " " : "\n" }' >"$tmp/doubles"
 paste -d ' ' "$tmp/integers" "$tmp/doubles" >"$tmp/records"
 
 ok "every halo at snapshot 63 has a galaxy of its own, and one only" \
@@ -141,6 +146,12 @@ ok "centrals have the masses of their groups" \
     [ "$(awk '$3 == 0 { sum += $4 } END { printf "%.6e", sum }' "$tmp/records")" = "$mass_at_63" ]
 ok "no mass is negative, no bulge above its stars" awk '
     { for (i = 4; i <= 12; i++) if (!($i >= 0 && $i < 1e5)) exit 1; if ($8 > $7 * (1 + 1e-12)) exit 1 }' "$tmp/records"
+ok "stars are as old as the universe at most, and have an age if they are there" awk '
+    { if (!($13 >= 0 && $13 < 13.7 && ($7 > 0) == ($13 > 0))) exit 1; if (!($14 >= 0 && $15 >= 0 && $15 < 13.7)) exit 1 }
+    $3 == 0 { if ($14 != $7 || $15 != $13) exit 1 }' "$tmp/records"
+ok "what fell in forms few stars, and they grow older" awk '
+    $3 == 2 && $7 > 0 { n++; now += $7; then += $14; old += $13; young += $15 }
+    END { exit !(n > 10 && then > 0 && now < 2 * then && old > young) }' "$tmp/records"
 ok "every group has its share of baryons" awk '
     { baryons[$1, $2] += $6 + $7 + $9 + $10 + $11 }
     $3 == 0 { mass[$1, $2] = $4 }
@@ -170,7 +181,7 @@ same() { # same WHAT ARGUMENT...: a run that gives the same galaxies
     what=$1
     shift
     fresh again
-    run --output "$tmp/again" "$@" "$trees"
+    run --snapshots 63 --output "$tmp/again" "$@" "$trees"
     ok "$what: status" [ "$status" -eq 0 ]
     ok "$what: same galaxies" cmp "$galaxies" "$tmp/again/$name"
 }
@@ -180,6 +191,8 @@ same "with a limit that is enough" --limit 1GiB
 same "two snapshots" --snapshots 40,63
 ok "two snapshots: both are there" [ -s "$tmp/again/galaxies_040_z1.078.bin" ]
 same "scale factors from a file" --scale-factors "$data/millennium.a_list"
+same "all snapshots" --snapshots all
+ok "all snapshots: there are 64" [ "$(ls -A "$tmp/again" | wc -l)" -eq 64 ]
 same "with a plot" --plot "$tmp/plot.svg"
 cp "$tmp/plot.svg" "$tmp/first.svg"
 same "with a plot again" --plot "$tmp/plot.svg"
@@ -195,11 +208,11 @@ ok "quiet: prints nothing" [ ! -s "$tmp/out" ]
 same "quiet, but a report" --quiet --report json
 ok "quiet, but a report: JSON alone" [ "$(dd if="$tmp/out" bs=1 count=1 2>/dev/null)" = "{" ]
 
-run --quiet --output "$tmp/again" "$trees"
+run --quiet --snapshots 63 --output "$tmp/again" "$trees"
 ok "an old galaxy file is replaced" cmp "$galaxies" "$tmp/again/$name"
 
 fresh twice
-run --quiet --output "$tmp/twice" "$trees" "$trees"
+run --quiet --snapshots 63 --output "$tmp/twice" "$trees" "$trees"
 ok "two tree files: status" [ "$status" -eq 0 ]
 ok "two tree files: twice the galaxies" [ "$(numbers "$tmp/twice/$name" 40 1 u8)" -eq $((2 * galaxy_count)) ]
 
@@ -209,7 +222,7 @@ refused() { # refused WHAT MESSAGE ARGUMENT...
     what=$1 message=$2
     shift 2
     fresh dir
-    run --output "$tmp/dir" "$@"
+    run --snapshots 63 --output "$tmp/dir" "$@"
     ok "$what: status $status" [ "$status" -eq 1 ]
     ok "$what: says '$message'" says "$message"
     ok "$what: leaves no file" empty "$tmp/dir"
@@ -218,9 +231,14 @@ refused "missing file" "$tmp/missing: cannot open" "$tmp/missing"
 refused "a directory" "$tmp/dir:" "$tmp/dir"
 refused "missing file after a good one" "$tmp/missing: cannot open" "$trees" "$tmp/missing"
 refused "a limit that is not enough for anything" "limit" --limit 4K "$trees"
-refused "a limit that is not enough for a tree" "$trees: tree " --limit 500K "$trees"
-refused "a plot that cannot be made" "$tmp/no/plot.svg.part: cannot create" --plot "$tmp/no/plot.svg" "$trees"
-refused "a plot of a run that fails" "$trees: tree " --limit 500K --plot "$tmp/dir/plot.svg" "$trees"
+# The least limit with which a tree is begun is not enough for the larger ones.
+limit=200
+until run --snapshots 63 --limit "${limit}K" --output "$tmp/dir" "$trees" && says "$trees: tree " >/dev/null || [ "$limit" -ge 2000 ]; do
+    limit=$((limit + 10))
+done
+refused "a limit that is not enough for a tree" "$trees: tree " --limit "${limit}K" "$trees"
+refused "a plot that cannot be made" "$tmp/no/plot.svg: cannot create" --plot "$tmp/no/plot.svg" "$trees"
+refused "a plot of a run that fails" "limit" --limit "${limit}K" --plot "$tmp/dir/plot.svg" "$trees"
 refused "a snapshot that is none" "no snapshot 64" --snapshots 63,64 "$trees"
 printf '0.5\n0.4\n' >"$tmp/a_list"
 refused "decreasing scale factors" "$tmp/a_list: line 2" --scale-factors "$tmp/a_list" "$trees"
@@ -308,7 +326,7 @@ refused "descendant that does not know" "$where Descendant is 0, which does not 
 halo 1 88 '\077\000\000\000'
 refused "progenitor as late as its descendant" "$where SnapNum is 63, not before" "$bad"
 
-run --quiet --output "$tmp/dir" "$trees"
+run --quiet --snapshots 63 --output "$tmp/dir" "$trees"
 ok "after all that, a good run" cmp "$galaxies" "$tmp/dir/$name"
 
 echo "$passed passed, $failed failed"

@@ -1307,6 +1307,21 @@ static void damage_is_found(void **state) {
     heap_done(heap);
 }
 
+/* What guards a chunk does not depend on what else there is. */
+static void other_heaps_make_no_difference(void **state) {
+    (void)state;
+    sagemem_arena *arena = sagemem_arena_create(NULL);
+    assert_non_null(sagemem_arena_alloc(arena, 100));
+    sagemem_heap *other = sagemem_heap_create(NULL);
+    assert_non_null(other);
+    assert_int_equal(sagemem_heap_check(NULL), 0);
+    sagemem_arena_reset(arena);
+    sagemem_heap_destroy(other);
+    assert_non_null(sagemem_arena_alloc(arena, 100));
+    assert_int_equal(sagemem_heap_check(NULL), 0);
+    sagemem_arena_destroy(arena);
+}
+
 static void nothing_in_it_can_be_freed(void **state) {
     (void)state;
     for (size_t k = 0; k < sizeof heap_kinds / sizeof heap_kinds[0]; k++) {
@@ -1477,6 +1492,7 @@ int main(void) {
         cmocka_unit_test_setup(every_failure_changes_nothing, setup),
         cmocka_unit_test_setup(zeroing_heaps_zero, setup),
         cmocka_unit_test_setup(damage_is_found, setup),
+        cmocka_unit_test_setup(other_heaps_make_no_difference, setup),
         cmocka_unit_test_setup(nothing_in_it_can_be_freed, setup),
         cmocka_unit_test_setup(thousands_of_chunks, setup),
         cmocka_unit_test_setup(same_as_the_model, setup),

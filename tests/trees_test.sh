@@ -175,18 +175,18 @@ for i in 0 1; do numbers "$tmp/many/trees_063.$i" 8 1000 d4; done | sort -n >"$t
 ok "many: about as many halos as asked for" awk '{ sum += $1 } END { exit !(sum > 2000 * 70 && sum < 2000 * 140) }' "$tmp/sizes"
 ok "many: sizes from a few to many halos" [ "$(head -n 1 "$tmp/sizes")" -lt 60 -a "$(tail -n 1 "$tmp/sizes")" -gt 1000 ]
 
-"$forest" --quiet --output "$tmp/small" "$trees" >"$tmp/out" 2>"$tmp/err"
+"$forest" --quiet --snapshots 63 --output "$tmp/small" "$trees" >"$tmp/out" 2>"$tmp/err"
 ok "small: forest takes them" [ $? -eq 0 ]
-"$forest" --output "$tmp/many" --plot "$tmp/many/mass.svg" --scale-factors "$tmp/many/trees.a_list" \
+"$forest" --snapshots 63 --output "$tmp/many" --plot "$tmp/many/mass.svg" --scale-factors "$tmp/many/trees.a_list" \
     "$tmp/many/trees_063.0" "$tmp/many/trees_063.1" >"$tmp/out" 2>"$tmp/err"
 ok "many: forest takes them" [ $? -eq 0 ]
 ok "many: no baryon is lost or made" awk '/^Baryon balance/ { good = $3 + 0 < 1e-12 } END { exit !good }' "$tmp/out"
 ok "many: galaxies merge, most of them with larger ones" \
     awk '/^Mergers/ { good = $2 > 1000 && $3 > 10 && $3 < $2 / 4 } END { exit !good }' "$tmp/out"
 
-# The mass function from the galaxies themselves: stars are the fourth of the nine doubles at the end of a record of 17.
+# The mass function from the galaxies themselves: stars are the fourth of the twelve doubles at the end of a record of 20.
 galaxies=$tmp/many/galaxies_063_z0.000.bin
-records "$galaxies" 80 "$(numbers "$galaxies" 40 1 d8)" f8 17 | awk '
+records "$galaxies" 80 "$(numbers "$galaxies" 40 1 d8)" f8 20 | awk '
     $12 * 1e10 >= 1e6 { bin = int((log($12 * 1e10) / log(10) - 6) * 4); count[bin > 27 ? 27 : bin]++ }
     END { for (bin = 0; bin < 28; bin++) if (count[bin]) printf "%.3f %d\n", 6.125 + bin / 4, count[bin] }' >"$tmp/expected"
 sed -n 's/.*data-log-mass="\([0-9.]*\)" data-count="\([0-9]*\)".*/\1 \2/p' "$tmp/many/mass.svg" >"$tmp/drawn"
@@ -207,7 +207,7 @@ ok "huge: status" [ "$status" -eq 0 ]
 ok "huge: it is the last of four" [ "$(numbers "$tmp/huge/trees_063.0" 0 1 d4)" -eq 4 ]
 last=$(numbers "$tmp/huge/trees_063.0" $((8 + 4 * 3)) 1 d4)
 ok "huge: about as large as asked for" [ "$last" -gt $((halos * 8 / 10)) -a "$last" -lt $((halos * 12 / 10)) ]
-"$forest" --output "$tmp/huge" "$tmp/huge/trees_063.0" >"$tmp/out" 2>"$tmp/err"
+"$forest" --snapshots 63 --output "$tmp/huge" "$tmp/huge/trees_063.0" >"$tmp/out" 2>"$tmp/err"
 ok "huge: forest takes it" [ $? -eq 0 ]
 ok "huge: it is the worst forest" [ "$(awk '/<- the worst/ { print $1, $4 }' "$tmp/out")" = "3 $last" ]
 ok "huge: no baryon is lost or made" awk '/^Baryon balance/ { good = $3 + 0 < 1e-11 } END { exit !good }' "$tmp/out"

@@ -2,6 +2,7 @@
 #include "options.h"
 
 #include <ctype.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,10 +24,11 @@ static bool set_scale_factors(struct options *options, const char *value) {
     return true;
 }
 
-/* "63,41,32" */
+/* "63,41,32", or "all" */
 static bool set_snapshots(struct options *options, const char *value) {
     char *end = NULL;
     options->snapshot_count = 0;
+    if (strcmp(value, "all") == 0) return true;
     for (const char *at = value;; at = end + 1) {
         long number = isdigit((unsigned char)*at) ? strtol(at, &end, 10) : -1;
         if (number < 0 || number > INT32_MAX || (*end != ',' && *end != '\0'))
@@ -66,16 +68,21 @@ static bool set_report(struct options *options, const char *value) {
     return fail("--report takes text, brief or json, not '%s'", value);
 }
 
-static bool set_checked(struct options *options, const char *value) {
-    (void)value;
-    options->checked = true;
-    return true;
+/* A whole number from 1 on, in decimal; 0: it is none, or above `most`. */
+static unsigned long whole_number(const char *value, unsigned long most) {
+    char *end = NULL;
+    unsigned long number = isdigit((unsigned char)*value) && strlen(value) < 10 ? strtoul(value, &end, 10) : 0;
+    return end && *end == '\0' && number <= most ? number : 0;
 }
 
-static bool set_quiet(struct options *options, const char *value) {
-    (void)value;
-    options->quiet = true;
-    return true;
+static bool set_threads(struct options *options, const char *value) {
+    options->threads = (int)whole_number(value, MAX_THREADS);
+    return options->threads > 0 || fail("--threads takes a number from 1 to %d, not '%s'", MAX_THREADS, value);
+}
+
+static bool set_buffer_mb(struct options *options, const char *value) {
+    options->buffer_bytes = (uint64_t)whole_number(value, 1 << 20) << 20;
+    return options->buffer_bytes > 0 || fail("--buffer-mb takes a number of MiB from 1 to %d, not '%s'", 1 << 20, value);
 }
 
 static const struct option {
@@ -83,16 +90,28 @@ static const struct option {
     const char *value; /* what it is called in the help; NULL: it takes none */
     const char *help;
     bool (*set_fn)(struct options *options, const char *value);
+    size_t flag; /* instead of it: of a bool in the options that becomes true; 0: none */
 } option_table[] = {
-    {"--help", NULL, "print this and end", NULL},
-    {"--output", "DIR", "where the galaxies go; made if it is missing", set_output},
-    {"--snapshots", "LIST", "the snapshots to write, such as 63,41,32 [the last]", set_snapshots},
-    {"--plot", "FILE.svg", "draw the stellar mass function of the last snapshot written", set_plot},
-    {"--scale-factors", "FILE", "scale factor of each snapshot, one a line [those of the Millennium run]", set_scale_factors},
-    {"--limit", "SIZE", "hold at most so much memory: 2G, 512MiB [all there is]", set_limit},
-    {"--report", "FORMAT", "the report on memory: text, brief or json [text]", set_report},
-    {"--checked", NULL, "check every block of memory for damage after each tree", set_checked},
-    {"--quiet", NULL, "print no summary, and a report only if --report asks for it", set_quiet},
+    {"--help", NULL, "print this and end", NULL, 0},
+    {"--output", "DIR", "where the galaxies go; made if it is missing", set_output, 0},
+    {"--snapshots", "LIST", "the snapshots to write, such as 63,41,32 [all, the last 64 at most]", set_snapshots, 0},
+    {"--plot", "FILE.svg", "draw the stellar mass function of the last snapshot written", set_plot, 0},
+    {"--scale-factors", "FILE", "scale factor of each snapshot, one a line [those of the Millennium run]", set_scale_factors, 0},
+    {"--threads", "N", "work on so many forests at a time [1]", set_threads, 0},
+    {"--limit", "SIZE", "hold at most so much memory: 2G, 512MiB [all there is]", set_limit, 0},
+    {"--buffer-mb", "N", "buffers of all output files together, MiB [8, a quarter of the limit at most]", set_buffer_mb, 0},
+    {"--no-mapping", NULL, "read trees instead of mapping them", NULL, offsetof(struct options, without.mapping)},
+    {"--no-pool", NULL, "allocate galaxies one by one, not from a pool", NULL, offsetof(struct options, without.pool)},
+    {"--no-scope", NULL, "make and destroy a heap for each forest, instead of a scope", NULL,
+     offsetof(struct options, without.scope)},
+    {"--no-array", NULL, "let arrays grow by a fixed step, not by a factor", NULL, offsetof(struct options, without.array)},
+    {"--no-column", NULL, "search the records of galaxies, not a column beside them", NULL,
+     offsetof(struct options, without.column)},
+    {"--no-buffers", NULL, "write each record by a system call of its own", NULL, offsetof(struct options, without.buffers)},
+    {"--report", "FORMAT", "the report on memory: text, brief or json (that alone) [text]", set_report, 0},
+    {"--checked", NULL, "check every block of memory for damage after each tree", NULL, offsetof(struct options, checked)},
+    {"--quiet", NULL, "print no summary and no progress, and a report only if --report asks for it", NULL,
+     offsetof(struct options, quiet)},
 };
 enum { OPTION_COUNT = sizeof option_table / sizeof option_table[0] };
 
@@ -113,12 +132,15 @@ static const struct option *option_find(const char *name) {
 }
 
 static int wrong(void) {
+    char reason[REASON_BYTES];
+    fail_take_reason(reason);
+    fprintf(stderr, "forest: %s\n", reason);
     fprintf(stderr, "Try 'forest --help'.\n");
     return 2;
 }
 
 int options_parse(struct options *options, int argc, char **argv) {
-    *options = (struct options){.report = SAGEMEM_FORMAT_TEXT, .tree_files = argv};
+    *options = (struct options){.report = SAGEMEM_FORMAT_TEXT, .threads = 1, .tree_files = argv};
     for (int i = 1; i < argc; i++) {
         if (argv[i][0] != '-') {
             argv[options->tree_file_count++] = argv[i];
@@ -129,6 +151,10 @@ int options_parse(struct options *options, int argc, char **argv) {
             fail("unknown option '%s'", argv[i]);
             return wrong();
         }
+        if (option->flag) {
+            memcpy((char *)options + option->flag, &(bool){true}, sizeof(bool));
+            continue;
+        }
         if (!option->set_fn) {
             print_help();
             return 0;
@@ -138,6 +164,10 @@ int options_parse(struct options *options, int argc, char **argv) {
             return wrong();
         }
         if (!option->set_fn(options, option->value ? argv[++i] : NULL)) return wrong();
+    }
+    if (options->buffer_bytes == 0) {
+        options->buffer_bytes = 8 << 20;
+        if (options->limit > 0 && options->limit / 4 < options->buffer_bytes) options->buffer_bytes = options->limit / 4;
     }
     if (options->output && options->tree_file_count > 0) return OPTIONS_GO_ON;
     fail(options->output ? "no tree file is given" : "--output DIR is missing");

@@ -5,17 +5,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "forest.h"
+#include "output.h"
 #include "sagemem.h"
 
-enum { MAX_OUTPUTS = 64 };
+enum { MAX_THREADS = 256 };
 
 struct options {
     const char *output;        /* directory */
     const char *plot;          /* file; NULL: none */
     const char *scale_factors; /* file; NULL: those of the Millennium run */
     int32_t snapshots[MAX_OUTPUTS];
-    int snapshot_count; /* 0: the last one */
-    uint64_t limit;     /* bytes; 0: none */
+    int snapshot_count;    /* 0: all, or the last MAX_OUTPUTS */
+    uint64_t limit;        /* bytes; 0: none */
+    uint64_t buffer_bytes; /* of all output files together */
+    int threads;
+    struct without without;
     sagemem_format report;
     bool report_wanted; /* it was asked for */
     bool checked, quiet;

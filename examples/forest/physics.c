@@ -18,6 +18,7 @@ static const double pi = 3.14159265358979324;
 static const double gravity = 43.0071;                  /* (km/s)^2 Mpc / 1e10 Msun */
 static const double speed_of_light = 299792.458;        /* km/s */
 const double msun_per_year_by_rate = 1e10 / 9.77792e11; /* 1e10 Msun/h over (Mpc/h)/(km/s); h cancels */
+const double gyr_by_time = 977.792 / 0.73;              /* from (Mpc/h)/(km/s), h as above */
 
 /* C06, most of them in its table 1. */
 static const double baryon_fraction = 0.17;     /* f_b */
@@ -75,13 +76,14 @@ static double move(double *from, double *to, double amount) {
 /* Lets stars form, returns gas of those that die young, and heats gas by their supernovae (C06): it goes to the
  * group's hot gas, and what is blown out even of that comes back by galaxy_reincorporate(). Returns the stars that
  * stay. */
-static double make_stars(struct galaxy *galaxy, struct galaxy *central, double formed) {
+static double make_stars(struct galaxy *galaxy, struct galaxy *central, double formed, int bin) {
     double reheated = reheat_efficiency * formed;
     if (formed + reheated > galaxy->cold) { /* they compete for the gas: both get less */
         formed *= galaxy->cold / (formed + reheated);
         reheated = reheat_efficiency * formed;
     }
     double stars = move(&galaxy->cold, &galaxy->stars, (1 - recycled_fraction) * formed);
+    galaxy->history->formed[bin] += stars;
     galaxy->star_formation += formed;
     move(&galaxy->cold, &central->hot, reheated);
     double energy = ejection_efficiency * pow(supernova_velocity / central->v_vir, 2);
@@ -89,13 +91,22 @@ static double make_stars(struct galaxy *galaxy, struct galaxy *central, double f
     return stars;
 }
 
+double galaxy_mean_age(const struct galaxy *galaxy, double width, double time) {
+    double stars = 0, sum = 0;
+    for (int i = 0; i < HISTORY_BINS; i++) {
+        stars += galaxy->history->formed[i];
+        sum += galaxy->history->formed[i] * fmax(time - (i + 0.5) * width, 0);
+    }
+    return stars > 0 ? sum / stars : 0;
+}
+
 /* Above a critical surface density (Kauffmann 1996, MNRAS 281, 475; C06) discs form stars. */
-void galaxy_form_stars(struct galaxy *galaxy, struct galaxy *central, double time) {
+void galaxy_form_stars(struct galaxy *galaxy, struct galaxy *central, double time, int bin) {
     double radius = 3 * galaxy->disk_radius;
     if (radius <= 0) return;
     double critical = 0.19 * galaxy->v_vir * radius; /* 3.8e9 Msun at 200 km/s and 10 kpc */
     double formed = star_efficiency * (galaxy->cold - critical) * galaxy->v_vir / radius * time;
-    if (formed > 0) make_stars(galaxy, central, formed);
+    if (formed > 0) make_stars(galaxy, central, formed, bin);
 }
 
 /* Blown-out gas falls back within some dynamical times (C06). */
@@ -197,14 +208,16 @@ double merger_ratio(const struct galaxy *a, const struct galaxy *b) {
 /* Gas feeds the black hole (Kauffmann & Haehnelt 2000, MNRAS 311, 576; C06) and bursts into stars (Somerville,
  * Primack & Faber 2001, MNRAS 320, 504). The satellite's stars join the bulge; a major merger leaves nothing else.
  * Of hot gas the satellite has none: it was stripped. */
-void galaxy_merge(struct galaxy *satellite, struct galaxy *host, struct galaxy *central, double ratio) {
+void galaxy_merge(struct galaxy *satellite, struct galaxy *host, struct galaxy *central, double ratio, int bin) {
     host->star_formation += satellite->star_formation;
     host->bulge += move(&satellite->stars, &host->stars, satellite->stars);
+    for (int i = 0; i < HISTORY_BINS; i++)
+        move(&satellite->history->formed[i], &host->history->formed[i], satellite->history->formed[i]);
     move(&satellite->black_hole, &host->black_hole, satellite->black_hole);
     move(&satellite->cold, &host->cold, satellite->cold);
 
     double fed = quasar_efficiency * ratio / (1 + pow(280 / host->v_vir, 2)) * host->cold;
     move(&host->cold, &host->black_hole, fed);
-    host->bulge += make_stars(host, central, 0.56 * pow(ratio, 0.7) * host->cold);
+    host->bulge += make_stars(host, central, 0.56 * pow(ratio, 0.7) * host->cold, bin);
     if (ratio >= major_merger) host->bulge = host->stars;
 }

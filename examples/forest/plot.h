@@ -3,22 +3,22 @@
 #define PLOT_H
 
 #include <stdbool.h>
-#include <stdio.h>
+
+#include "sagemem.h"
 
 struct summary;
 
-/* A picture to be drawn, under another name until it is committed. */
+/* A picture to be drawn; an old one stays as it is until this one is committed. */
 struct plot {
     const char *path; /* the caller's */
-    char *temporary;  /* the name it has; NULL once committed */
-    FILE *stream;     /* NULL once finished */
+    sagemem_writer *writer;
 };
 
-/* All of these print the reason when they fail. What was opened is to be closed; unless it has been finished and
- * committed before, closing it leaves no file. Nothing but the galaxies makes a difference to the bytes. */
-bool plot_open(struct plot *plot, const char *path);
+/* All of these give the reason when they fail. What was opened is to be committed or closed. Nothing but the galaxies makes
+ * a difference to the bytes. */
+bool plot_open(struct plot *plot, sagemem_heap *heap, const char *path);
 bool plot_finish(struct plot *plot, const struct summary *summary, double redshift); /* draws it */
 bool plot_commit(struct plot *plot);                                                 /* gives it its name */
-void plot_close(struct plot *plot);
+void plot_close(struct plot *plot);                                                  /* abandons it unless it was committed */
 
 #endif

@@ -5,14 +5,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "model.h"
+#include "output.h"
 #include "sagemem.h"
 
-struct galaxy_file;
-struct model;
-struct population;
-struct tree;
-
-enum { WORST_FORESTS = 5, MASS_BINS = 28, REDSHIFT_BINS = 6 };
+enum { WORST_FORESTS = 5, MASS_BINS = 28 };
 
 /* The stellar mass function has bins of a quarter of a dex from 10^6 Msun/h on; the last goes on without end. */
 static const double first_log_mass = 6, bin_log_mass = 0.25;
@@ -22,7 +19,7 @@ struct forest_peak {
     uint64_t forest; /* number of the tree in the run */
     int32_t file, tree;
     int32_t halo_count;
-    size_t galaxy_count; /* at all snapshots */
+    uint64_t galaxy_count; /* at all snapshots */
     uint64_t used_peak, held_peak;
     sagemem_tag tag; /* of which most of it was */
     uint64_t tag_peak;
@@ -30,22 +27,25 @@ struct forest_peak {
 
 struct summary {
     int32_t snapshot; /* of the mass function */
-    uint64_t tree_count, halo_count;
+    uint64_t tree_count, halo_count, galaxy_count;
     uint64_t mergers, major_mergers, mergers_at[REDSHIFT_BINS];
     uint64_t with_mass[MASS_BINS];
-    double let_in, found;                    /* baryons: that ever fell in; of galaxies without a descendant */
+    double let_in, found;                    /* baryons, see struct harvest */
     struct forest_peak worst[WORST_FORESTS]; /* the worst first */
     int worst_count;
 };
 
-void summary_add(struct summary *summary, const struct model *model, const struct tree *tree, const struct population *population);
+void summary_add(struct summary *summary, const struct harvest *harvest);
+void summary_add_galaxy(struct summary *summary, double stars); /* one of that snapshot */
+void summary_add_peak(struct summary *summary, struct forest_peak forest);
 
-/* Fills in what the library knows of the scope that ended last, and puts the forest where it belongs among the
- * worst. False: the library could not tell, see sagemem_last_error(). */
-bool summary_add_peak(struct summary *summary, struct forest_peak forest);
+/* Fills in what the library knows of a forest: of the scope that ended last in this thread, or (heap not NULL) of the heap.
+ * False: the library could not tell, see sagemem_last_error(). */
+bool forest_peak_measure(struct forest_peak *forest, sagemem_heap *heap);
 
 void summary_print(const struct summary *summary, const struct model *model, int file_count, const struct galaxy_file *outputs,
                    int output_count);
 void summary_print_worst(const struct summary *summary);
+void summary_print_json(const struct summary *summary, int file_count); /* members of an object, with a comma at the end */
 
 #endif

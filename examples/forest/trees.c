@@ -1,10 +1,10 @@
 /* Reads merger trees and believes nothing in them until it has been checked: see trees.h. */
 #include "trees.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "forest.h"
@@ -13,17 +13,30 @@
 
 static const int64_t fixed_bytes = 2 * sizeof(int32_t);
 
-static bool read_exactly(const struct tree_file *file, void *data, size_t size, const char *what) {
-    if (fread(data, 1, size, file->stream) == size) return true;
-    return fail("%s: cannot read %s: %s", file->path, what, ferror(file->stream) ? strerror(errno) : "the file is too short");
+/* The file is looked at through a window, so that no more of it is in memory than that, however large it is. */
+enum { WINDOW_BYTES = 1 << 20 };
+
+static sagemem_map *map_open(sagemem_heap *heap, const char *path, bool no_mapping) {
+    sagemem_map *map = sagemem_map_open(&(sagemem_map_desc){.path = path,
+                                                            .access = SAGEMEM_ACCESS_SEQUENTIAL,
+                                                            .window = WINDOW_BYTES,
+                                                            .no_mapping = no_mapping,
+                                                            .heap = heap,
+                                                            .tag = TAG_TREES});
+    if (!map) fail("%s: cannot open it: %s", path, sagemem_last_error()->message);
+    return map;
 }
 
-/* The file's length, or -1; the position is as before. Needs the length to fit in a long. */
-static int64_t file_bytes(FILE *stream) {
-    long here = ftell(stream);
-    if (here < 0 || fseek(stream, 0, SEEK_END) != 0) return -1;
-    long end = ftell(stream);
-    return fseek(stream, here, SEEK_SET) == 0 ? (int64_t)end : -1;
+/* Any offset will do: what lies there is not aligned for what it is, so it is copied, a window at a time. */
+static bool copy_out(sagemem_map *map, uint64_t offset, void *to, uint64_t size, const char *path, const char *what) {
+    for (uint64_t done = 0; done < size;) {
+        size_t piece = size - done < WINDOW_BYTES ? (size_t)(size - done) : WINDOW_BYTES;
+        const void *view = sagemem_map_view(map, offset + done, piece);
+        if (!view) return fail("%s: cannot read %s: %s", path, what, sagemem_last_error()->message);
+        memcpy((char *)to + done, view, piece);
+        done += piece;
+    }
+    return true;
 }
 
 /* Says in which halo a file ends that should have gone on for longer. */
@@ -51,11 +64,11 @@ static bool check_lengths(const struct tree_file *file, int32_t total, int64_t b
     return true;
 }
 
-static bool read_table(struct tree_file *file) {
+static bool read_table(struct tree_file *file, sagemem_heap *heap, sagemem_map *map) {
     int32_t header[2];
-    if (!read_exactly(file, header, sizeof header, "the header")) return false;
-    int64_t bytes = file_bytes(file->stream);
-    if (bytes < 0) return fail("%s: cannot tell its length: %s", file->path, strerror(errno));
+    int64_t bytes = (int64_t)sagemem_map_size(map);
+    if (bytes < fixed_bytes) return fail("%s: cannot read the header: the file is too short", file->path);
+    if (!copy_out(map, 0, header, sizeof header, file->path, "the header")) return false;
 
     file->tree_count = header[0];
     if (file->tree_count < 0) return fail("%s: its header says %" PRId32 " trees", file->path, file->tree_count);
@@ -63,30 +76,59 @@ static bool read_table(struct tree_file *file) {
         return fail("%s: its header says %" PRId32 " trees, too many for %" PRId64 " bytes", file->path, file->tree_count, bytes);
 
     size_t count = (size_t)file->tree_count;
-    file->halo_counts = sagemem_alloc_array(NULL, count, sizeof *file->halo_counts, TAG_TREES);
+    file->halo_counts = sagemem_alloc_array(heap, count, sizeof *file->halo_counts, TAG_TREES);
     if (!file->halo_counts) return fail("%s: %s", file->path, sagemem_last_error()->message);
-    return read_exactly(file, file->halo_counts, count * sizeof *file->halo_counts, "the table of trees") &&
+    return copy_out(map, (uint64_t)fixed_bytes, file->halo_counts, count * sizeof *file->halo_counts, file->path,
+                    "the table of trees") &&
            check_lengths(file, header[1], bytes);
 }
 
-bool tree_file_open(struct tree_file *file, const char *path) {
-    *file = (struct tree_file){.path = path, .stream = fopen(path, "rb")};
-    if (!file->stream) return fail("%s: cannot open it: %s", path, strerror(errno));
-    if (read_table(file)) return true;
-    tree_file_close(file);
-    return false;
+bool tree_file_open(struct tree_file *file, sagemem_heap *heap, const char *path, bool no_mapping) {
+    *file = (struct tree_file){.path = path};
+    sagemem_map *map = map_open(heap, path, no_mapping);
+    bool good = map && read_table(file, heap, map);
+    sagemem_map_close(map); /* only read from: there is nothing to lose */
+    if (!good) tree_file_close(file);
+    return good;
 }
 
 void tree_file_close(struct tree_file *file) {
-    fclose(file->stream); /* only read from: there is nothing to lose */
     sagemem_free(file->halo_counts);
     *file = (struct tree_file){0};
+}
+
+static struct tree_place place_at(const struct tree_file *file, int32_t index, uint64_t offset) {
+    int32_t halo_count = index < file->tree_count ? file->halo_counts[index] : -1;
+    return (struct tree_place){.path = file->path, .index = index, .halo_count = halo_count, .offset = offset};
+}
+
+struct tree_place tree_file_first(const struct tree_file *file) {
+    return place_at(file, 0, (uint64_t)fixed_bytes + sizeof(int32_t) * (uint64_t)file->tree_count);
+}
+
+struct tree_place tree_file_next(const struct tree_file *file, struct tree_place place) {
+    return place_at(file, place.index + 1, place.offset + sizeof(struct halo) * (uint64_t)place.halo_count);
+}
+
+bool tree_reader_open(struct tree_reader *reader, const char *path) {
+    if (reader->path == path) return true;
+    tree_reader_close(reader);
+    reader->map = map_open(NULL, path, reader->no_mapping);
+    if (!reader->map) return false;
+    reader->path = path;
+    return true;
+}
+
+void tree_reader_close(struct tree_reader *reader) {
+    sagemem_map_close(reader->map);
+    reader->map = NULL;
+    reader->path = NULL;
 }
 
 /* -- One tree: is it what it should be? ------------------------------------------------------------------ */
 
 struct check {
-    const struct tree_file *file;
+    const char *path;
     const struct tree *tree;
     int32_t snapshot_count;
     bool *seen; /* of each halo: has a list led to it? */
@@ -98,7 +140,7 @@ __attribute__((format(printf, 3, 4))) static bool damaged(const struct check *ch
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
-    return fail("%s: tree %" PRId32 ", halo %" PRId32 ": %s", check->file->path, check->tree->index, halo, what);
+    return fail("%s: tree %" PRId32 ", halo %" PRId32 ": %s", check->path, check->tree->index, halo, what);
 }
 
 static bool check_link(const struct check *check, int32_t halo, const char *name, int32_t link, int32_t least) {
@@ -186,11 +228,11 @@ static bool check_progenitors(const struct check *check) {
     return true;
 }
 
-static bool check_tree(const struct tree_file *file, const struct tree *tree, int32_t snapshot_count) {
+static bool check_tree(const struct tree_place *place, const struct tree *tree, int32_t snapshot_count, sagemem_heap *heap) {
     size_t count = (size_t)tree->halo_count;
-    struct check check = {.file = file, .tree = tree, .snapshot_count = snapshot_count};
-    check.seen = SAGEMEM_NEW_ARRAY(NULL, bool, count, TAG_TREES);
-    if (!check.seen) return fail("%s: tree %" PRId32 ": %s", file->path, tree->index, sagemem_last_error()->message);
+    struct check check = {.path = place->path, .tree = tree, .snapshot_count = snapshot_count};
+    check.seen = SAGEMEM_NEW_ARRAY(heap, bool, count, TAG_TREES);
+    if (!check.seen) return fail("%s: tree %" PRId32 ": %s", place->path, tree->index, sagemem_last_error()->message);
 
     bool good = true;
     for (int32_t i = 0; good && i < tree->halo_count; i++) good = check_halo(&check, i);
@@ -201,16 +243,15 @@ static bool check_tree(const struct tree_file *file, const struct tree *tree, in
     return good;
 }
 
-bool tree_file_read(struct tree_file *file, int32_t snapshot_count, struct tree *tree) {
-    *tree = (struct tree){.index = file->trees_read, .halo_count = file->halo_counts[file->trees_read]};
+bool tree_read(struct tree_reader *reader, const struct tree_place *place, int32_t snapshot_count, sagemem_heap *heap,
+               struct tree *tree) {
+    *tree = (struct tree){.index = place->index, .halo_count = place->halo_count};
     size_t count = (size_t)tree->halo_count;
-    tree->halos = sagemem_alloc_array(NULL, count, sizeof *tree->halos, TAG_TREES);
-    if (!tree->halos) return fail("%s: tree %" PRId32 ": %s", file->path, tree->index, sagemem_last_error()->message);
+    tree->halos = sagemem_alloc_array(heap, count, sizeof *tree->halos, TAG_TREES);
+    if (!tree->halos) return fail("%s: tree %" PRId32 ": %s", place->path, tree->index, sagemem_last_error()->message);
 
     char what[32];
     snprintf(what, sizeof what, "tree %" PRId32, tree->index);
-    if (!read_exactly(file, tree->halos, count * sizeof *tree->halos, what) || !check_tree(file, tree, snapshot_count))
-        return false;
-    file->trees_read++;
-    return true;
+    return copy_out(reader->map, place->offset, tree->halos, count * sizeof *tree->halos, place->path, what) &&
+           check_tree(place, tree, snapshot_count, heap);
 }

@@ -1,29 +1,12 @@
-/* Merger trees: the LHaloTree files of the Millennium runs (Springel et al. 2005, Nature 435, 629). */
+/* Merger trees, read from LHaloTree files. */
 #ifndef TREES_H
 #define TREES_H
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 
-/* One halo as it lies in the file. Links are indices within the tree, -1 for none. */
-struct halo {
-    int32_t descendant;
-    int32_t first_progenitor; /* the main one; the others follow by next_progenitor */
-    int32_t next_progenitor;
-    int32_t first_in_group; /* the central halo of the friends-of-friends group, possibly itself */
-    int32_t next_in_group;
-    int32_t len;                       /* particles */
-    float m_mean200, m_vir, m_top_hat; /* 1e10 Msun/h; 0 for what is not the first of its group */
-    float pos[3];                      /* Mpc/h, comoving */
-    float vel[3];                      /* km/s */
-    float vel_disp, v_max;             /* km/s */
-    float spin[3];                     /* specific angular momentum, Mpc/h km/s */
-    int64_t most_bound_id;
-    int32_t snapshot, file_number, subhalo_index;
-    float sub_half_mass;
-};
-_Static_assert(sizeof(struct halo) == 104, "struct halo is the record of the file");
+#include "halo.h"
+#include "sagemem.h"
 
 struct tree {
     int32_t index; /* within its file */
@@ -31,22 +14,42 @@ struct tree {
     struct halo *halos;
 };
 
+/* A file's table of trees. Any thread may look at it while nobody changes it. */
 struct tree_file {
     const char *path; /* the caller's */
-    FILE *stream;
     int32_t tree_count;
-    int32_t trees_read;
     int32_t *halo_counts; /* of each tree */
 };
 
-/* Opens a file and checks its table of trees against its length. On failure it is closed and the reason printed. */
-bool tree_file_open(struct tree_file *file, const char *path);
+/* Where a tree is to be found. */
+struct tree_place {
+    const char *path;
+    int32_t index, halo_count;
+    uint64_t offset; /* of the first halo, bytes */
+};
 
-/* Reads the next tree into the open scope and checks it: afterwards every link is in range and mutual, no list is
- * circular, and a descendant is always later than its progenitors, of snapshots 0 ... snapshot_count - 1. A damaged
- * tree is refused; file, tree, halo and what is wrong with it are printed. */
-bool tree_file_read(struct tree_file *file, int32_t snapshot_count, struct tree *tree);
-
+/* Reads the table into the heap and checks it against the file's length, before anything else is believed. On failure the
+ * file is closed and the reason given. */
+bool tree_file_open(struct tree_file *file, sagemem_heap *heap, const char *path, bool no_mapping);
 void tree_file_close(struct tree_file *file);
+struct tree_place tree_file_first(const struct tree_file *file);
+struct tree_place tree_file_next(const struct tree_file *file, struct tree_place place); /* halo_count -1: there is none */
+
+/* Reads trees, one thread's own. Zeroed, it has no file open. */
+struct tree_reader {
+    const char *path;
+    sagemem_map *map; /* of a window that slides over the file */
+    bool no_mapping;
+};
+
+/* Makes that file the one that is read, unless it is already: to be called where no scope is open. */
+bool tree_reader_open(struct tree_reader *reader, const char *path);
+void tree_reader_close(struct tree_reader *reader);
+
+/* Copies a tree into the open scope of the heap and checks it: afterwards every link is in range and mutual, no list is
+ * circular, and a descendant is always later than its progenitors, of snapshots 0 ... snapshot_count - 1. A damaged
+ * tree is refused; file, tree, halo and what is wrong with it are the reason given. */
+bool tree_read(struct tree_reader *reader, const struct tree_place *place, int32_t snapshot_count, sagemem_heap *heap,
+               struct tree *tree);
 
 #endif

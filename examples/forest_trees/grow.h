@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "halo.h"
 #include "random.h"
-#include "trees.h"
 #include "universe.h"
 
 /* One halo through time. Until it falls into another group it is the central of its own; then it is a satellite for
