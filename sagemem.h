@@ -1668,12 +1668,14 @@ typedef SRWLOCK smi_lock;
 #define SMI_LOCK_INIT SRWLOCK_INIT
 static void smi_lock_init(smi_lock *lock) { InitializeSRWLock(lock); }
 static void smi_lock_take(smi_lock *lock) { AcquireSRWLockExclusive(lock); }
+static bool smi_lock_try(smi_lock *lock) { return TryAcquireSRWLockExclusive(lock) != 0; }
 static void smi_lock_give(smi_lock *lock) { ReleaseSRWLockExclusive(lock); }
 #else
 typedef pthread_mutex_t smi_lock;
 #define SMI_LOCK_INIT PTHREAD_MUTEX_INITIALIZER
 static void smi_lock_init(smi_lock *lock) { pthread_mutex_init(lock, NULL); }
 static void smi_lock_take(smi_lock *lock) { pthread_mutex_lock(lock); }
+static bool smi_lock_try(smi_lock *lock) { return pthread_mutex_trylock(lock) == 0; }
 static void smi_lock_give(smi_lock *lock) { pthread_mutex_unlock(lock); }
 #endif
 
@@ -2895,8 +2897,9 @@ static void smi_watch_free(const void *block, size_t size) {
  *        Nothing here allocates: a failure must be able to speak.
  * ========================================================================== */
 
-/* Locks of the whole process, in the order in which they may be taken: registry, then a shared heap's
- * use lock, then one heap's lock, then stats, system, span, names, meta, layers; a child heap's lock before its parent's. */
+/* Locks of the whole process, in the order in which they may be taken: a shared heap's use lock (it is held while clean-ups and
+ * reclaimers run), then registry, then one heap's lock, then stats, system, span, names, meta, layers; a child heap's lock before
+ * its parent's. */
 static smi_lock smi_registry_lock = SMI_LOCK_INIT; /* heaps, tags, reclaimers, settings of the process */
 static smi_lock smi_stats_lock = SMI_LOCK_INIT;    /* what was published for peaks */
 static smi_lock smi_system_lock = SMI_LOCK_INIT;   /* blocks of SAGEMEM_HEAP_SYSTEM */
@@ -5915,12 +5918,20 @@ static sagemem_status smi_heap_wrong(const sagemem_heap *heap, const char *call)
                      heap->name);
 }
 
+static uint32_t smi_forking; /* threads that are about to fork and want all use locks */
 static void smi_use_begin(smi_domain *heap) {
     if (SMI_LOAD(&heap->user) != smi_self()) {
+        if (SMI_UNLIKELY(SMI_LOAD(&smi_forking) != 0)) smi_os_sleep_ms(2); /* they look once in a millisecond */
         smi_lock_take(&heap->use_lock);
         SMI_STORE(&heap->user, smi_self());
     }
     heap->uses++;
+}
+static bool smi_use_try(smi_domain *heap) {
+    if (SMI_LOAD(&heap->user) != smi_self() && !smi_lock_try(&heap->use_lock)) return false;
+    SMI_STORE(&heap->user, smi_self());
+    heap->uses++;
+    return true;
 }
 static void smi_use_end(smi_domain *heap) {
     if (--heap->uses > 0) return;
@@ -6031,7 +6042,8 @@ static uint32_t smi_reclaimer_count;
 
 static void smi_domain_release_kept(smi_domain *heap);
 
-/* One more attempt at making room after a failure; *step counts them. False: nothing is left to try. No lock is held. */
+/* One more attempt at making room after a failure; *step counts them. False: nothing is left to try. No lock is held, but for the
+ * use lock of a shared heap where the allocation is part of a call on an object of it. */
 static bool smi_reclaim(smi_domain *heap, uint32_t *step, uint64_t wanted) {
     sagemem_status status = smi_mine.error.status;
     if ((status != SAGEMEM_E_LIMIT && status != SAGEMEM_E_NOMEM) || smi_mine.reclaiming) return false;
@@ -7093,11 +7105,26 @@ static void smi_thread_ends(void) {
     smi_mine.heap = NULL;
 }
 
+/* smi_registry_lock, which the list of heaps is under, and the use locks of all shared heaps, which come before it: so none of
+ * these is waited for while it is held. */
+static void smi_fork_uses(void) {
+    for (SMI_ATOMIC_ADD(&smi_forking, 1);; smi_os_sleep_ms(1)) {
+        smi_lock_take(&smi_registry_lock);
+        smi_domain *h = smi_heap_after(&smi_process, NULL), *met;
+        while (h != NULL && (SMI_LOAD(&h->owner) != SMI_ANY || smi_use_try(h))) h = smi_heap_after(&smi_process, h);
+        if (h == NULL) break;
+        met = h;
+        for (h = smi_heap_after(&smi_process, NULL); h != met; h = smi_heap_after(&smi_process, h))
+            if (SMI_LOAD(&h->owner) == SMI_ANY) smi_use_end(h);
+        smi_lock_give(&smi_registry_lock);
+    }
+    SMI_ATOMIC_SUB(&smi_forking, 1);
+}
+
 static void smi_fork_locks(bool take) {
     smi_lock *last[] = {&smi_stats_lock, &smi_system_lock, &smi_span_lock, &smi_names_lock, &smi_meta_lock, &smi_layers_lock};
-    if (take) smi_lock_take(&smi_registry_lock);
+    if (take) smi_fork_uses();
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
-        if (take && SMI_LOAD(&h->owner) == SMI_ANY) smi_use_begin(h);
         if (take) smi_lock_take(&h->lock);
         else smi_lock_give(&h->lock);
         if (!take && SMI_LOAD(&h->owner) == SMI_ANY) smi_use_end(h);
@@ -7121,6 +7148,7 @@ static void smi_fork_child(void) {
                          &smi_names_lock,    &smi_meta_lock,  &smi_layers_lock};
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++) smi_lock_init(locks[i]);
     smi_os_forks++;
+    SMI_STORE(&smi_forking, 0u);
     smi_lock_init(&smi_process.lock);
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h)) {
         smi_lock_init(&h->lock);

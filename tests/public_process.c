@@ -365,6 +365,45 @@ static void fork_while_another_thread_opens_scopes_of_a_shared_heap(void **state
 }
 
 static void grandchild(void) { use(heap_of_parent); }
+/* A call on an object of a shared heap has the heap locked while it asks reclaimers, who are under a lock of the process. */
+static uint64_t reclaim_nothing(void *ctx, uint64_t wanted) {
+    (void)ctx, (void)wanted;
+    return 0;
+}
+static void *meet_the_limit_often(void *ctx) {
+    sagemem_arena_desc desc = {(sagemem_heap *)ctx, 0, NULL, 0, 0};
+    sagemem_arena *arena = sagemem_arena_create(&desc);
+    check(arena != NULL);
+    while (!__atomic_load_n(&stop_busy, __ATOMIC_ACQUIRE)) check(sagemem_arena_alloc(arena, MIB) == NULL);
+    sagemem_arena_destroy(arena);
+    return NULL;
+}
+static void fork_and_reclaim_often(void) {
+    sagemem_heap_desc desc = {0};
+    desc.flags = SAGEMEM_HEAP_SHARED;
+    desc.limit = 256 * KIB;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    pthread_t thread;
+    stop_busy = false;
+    check(sagemem_reclaimer_add("nothing", 0, reclaim_nothing, NULL) == SAGEMEM_OK);
+    check(pthread_create(&thread, NULL, meet_the_limit_often, heap) == 0);
+    for (int i = 0; i < (slow() ? 20 : 100); i++) {
+        int status = 1;
+        pid_t pid = fork();
+        if (pid == 0) _exit(0);
+        check(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+    }
+    __atomic_store_n(&stop_busy, true, __ATOMIC_RELEASE);
+    pthread_join(thread, NULL);
+    sagemem_heap_destroy(heap);
+}
+static void fork_while_another_thread_asks_reclaimers_for_a_shared_heap(void **state) {
+    (void)state;
+    if (on_valgrind()) skip(); /* it runs one thread at a time, and not in turn */
+    pid_t pid = start_child(fork_and_reclaim_often);
+    assert_child_well(pid);
+}
+
 static void fork_again(void) {
     pid_t pid = start_child(grandchild);
     int status = 0;
@@ -596,6 +635,7 @@ int main(int argc, char **argv) {
         T(threads_free_the_blocks_of_others),
         T(fork_while_other_threads_allocate),
         T(fork_while_another_thread_opens_scopes_of_a_shared_heap),
+        T(fork_while_another_thread_asks_reclaimers_for_a_shared_heap),
         T(fork_in_a_child_of_a_fork),
         T(fork_while_pressure_is_watched),
         T(fork_keeps_heaps_in_files_apart),
