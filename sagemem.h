@@ -5776,14 +5776,14 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
     smi_page *first = SMI_LOAD(&heap->remote_pages);
     do page->remote_next = first;
     while (!SMI_CAS(&heap->remote_pages, &first, page));
-    SMI_STORE(&heap->pending, 1);
+    SMI_STORE_RELEASE(&heap->pending, 1); /* who sees it sees the list, too */
 }
 
 static void smi_remote_block(smi_domain *heap, void *block) {
     void *first = SMI_LOAD(&heap->remote_blocks);
     do smi_link_put(heap->salt, (char *)block, (const char *)first);
     while (!SMI_CAS(&heap->remote_blocks, &first, block));
-    SMI_STORE(&heap->pending, 1);
+    SMI_STORE_RELEASE(&heap->pending, 1); /* who sees it sees the list, too */
 }
 
 /* Gives back a live block that belongs to another thread. */
@@ -5843,8 +5843,8 @@ static void smi_collect_page(smi_domain *heap, smi_page *page) {
 
 /* Takes what other threads gave back. Owner. */
 static void smi_collect(smi_domain *heap) {
-    /* First, so that whoever adds to a list from now on is not overlooked. */
-    if (SMI_LOAD(&heap->pending)) __atomic_store_n(&heap->pending, 0, __ATOMIC_SEQ_CST);
+    /* First, so that whoever adds to a list from now on is not overlooked; what was added before is seen below. */
+    if (SMI_LOAD(&heap->pending)) (void)__atomic_exchange_n(&heap->pending, 0, __ATOMIC_ACQUIRE);
     smi_page *page =
         SMI_LOAD(&heap->remote_pages) != NULL ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL) : NULL;
     while (page != NULL) {
@@ -8130,7 +8130,7 @@ SAGEMEM_API uint64_t sagemem_trim(void) {
     for (smi_domain *h = smi_heap_after(&smi_process, NULL); h != NULL; h = smi_heap_after(&smi_process, h))
         if (SMI_LOAD(&h->owner) != 0) {
             SMI_STORE(&h->trim_wanted, true);
-            SMI_STORE(&h->pending, 1);
+            SMI_STORE_RELEASE(&h->pending, 1);
         }
     smi_lock_give(&smi_registry_lock);
     /* One's own heaps at once; the flag says which are left, so that no lock is held while pages go. */
