@@ -1911,7 +1911,6 @@ SMI_FOR_LAYERS const char *smi_os_error_text(int error) {
 SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND; }
 SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ERROR_NOT_ENOUGH_MEMORY || error == ERROR_OUTOFMEMORY; }
 SMI_FOR_LAYERS bool smi_os_is_again(int error) { return error == ERROR_NO_DATA; }
-SMI_FOR_LAYERS int smi_os_directory_error(void) { return ERROR_DIRECTORY; }
 SMI_FOR_LAYERS bool smi_os_is_there(int error) { return error == ERROR_FILE_EXISTS || error == ERROR_ALREADY_EXISTS; }
 SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
     static const DWORD access[] = {GENERIC_READ, GENERIC_READ | GENERIC_WRITE, GENERIC_READ | GENERIC_WRITE,
@@ -1929,7 +1928,7 @@ SMI_FOR_LAYERS bool smi_os_duplicate(smi_os_handle *handle, int fd) {
            DuplicateHandle(self, given, self, handle, 0, FALSE, DUPLICATE_SAME_ACCESS);
 }
 SMI_FOR_LAYERS bool smi_os_close(smi_os_handle handle) { return CloseHandle(handle) != 0; }
-enum { SMI_OS_IS_DIRECTORY = 267 /* ERROR_DIRECTORY */ };
+enum { SMI_OS_IS_DIRECTORY = ERROR_DIRECTORY };
 SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info);
 SMI_FOR_LAYERS bool smi_os_open_regular(smi_os_handle *handle, const char *path, bool update, smi_os_info *info) {
     *handle = INVALID_HANDLE_VALUE;
@@ -2423,7 +2422,6 @@ SMI_FOR_LAYERS const char *smi_os_error_text(int error) { return strerror(error)
 SMI_FOR_LAYERS bool smi_os_is_missing(int error) { return error == ENOENT || error == ENOTDIR; }
 SMI_FOR_LAYERS bool smi_os_is_memory(int error) { return error == ENOMEM; }
 SMI_FOR_LAYERS bool smi_os_is_again(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
-SMI_FOR_LAYERS int smi_os_directory_error(void) { return EISDIR; }
 SMI_FOR_LAYERS bool smi_os_is_there(int error) { return error == EEXIST; }
 SMI_FOR_LAYERS bool smi_os_open(smi_os_handle *handle, const char *path, smi_os_open_mode how, unsigned permissions) {
     static const int flags[] = {O_RDONLY, O_RDWR, O_WRONLY | O_CREAT, O_WRONLY | O_CREAT | O_TRUNC, O_WRONLY | O_CREAT | O_EXCL};
@@ -6323,6 +6321,19 @@ static smi_object *smi_object_create(sagemem_heap *heap, const smi_object_kind *
     return o;
 }
 
+/* What messages and reports call it. */
+SMI_FOR_LAYERS const char *smi_object_name(const smi_object *o) { return o->name != NULL ? o->name : o->kind->name; }
+
+/* Zeroed memory of the library's own for an object, paid for as its blocks are. NULL: the error is set. Freed by smi_meta_free. */
+SMI_FOR_LAYERS void *smi_object_meta(const smi_object *o, size_t size, const char *call) {
+    void *at = NULL;
+    smi_mine.paying = &o->domain->budget;
+    if (smi_os_fails()) smi_fail_system(call, size);
+    else at = smi_meta_alloc(size);
+    smi_mine.paying = NULL;
+    return at;
+}
+
 /* It is an object of that kind and has not ended, whoever asks. False: the fault handler was called. */
 SMI_FOR_LAYERS bool smi_object_alive(const void *object, const smi_object_kind *kind, const char *call) {
     const smi_object *o = (const smi_object *)object;
@@ -9501,18 +9512,6 @@ struct sagemem_recycler {
     smi_recycler_buffer *first_slots[SMI_RECYCLER_SLOTS];
 };
 
-/* The library's own memory for the recycler. NULL: the error is set. */
-static void *smi_recycler_meta(const sagemem_recycler *r, size_t size, const char *call) {
-    if (smi_os_fails()) {
-        smi_fail_system(call, size);
-        return NULL;
-    }
-    smi_mine.paying = &r->object.domain->budget;
-    void *at = smi_meta_alloc(size);
-    smi_mine.paying = NULL;
-    return at;
-}
-
 /* Where the chain of a block's slot begins. */
 static smi_recycler_buffer **smi_recycler_slot(const sagemem_recycler *r, const void *block) {
     return &r->slots[(size_t)(((uint64_t)(uintptr_t)block * SMI_MIX) >> 32) & (r->slot_count - 1)];
@@ -9529,7 +9528,8 @@ static void smi_recycler_widen(sagemem_recycler *r, const char *call) {
     size_t count = r->slot_count, bytes = count * sizeof(void *);
     smi_recycler_buffer **old = r->slots;
     sagemem_error before = smi_mine.error;
-    smi_recycler_buffer **wide = bytes <= SIZE_MAX / 4 ? (smi_recycler_buffer **)smi_recycler_meta(r, bytes * 2, call) : NULL;
+    smi_recycler_buffer **wide =
+        bytes <= SIZE_MAX / 4 ? (smi_recycler_buffer **)smi_object_meta(&r->object, bytes * 2, call) : NULL;
     smi_mine.error = before;
     if (wide == NULL) return;
     r->slots = wide;
@@ -9660,7 +9660,7 @@ static void smi_recycler_forget(sagemem_recycler *r, smi_recycler_buffer *b) {
     smi_meta_free(b, sizeof *b);
 }
 
-static const char *smi_recycler_name(const sagemem_recycler *r) { return r->object.name != NULL ? r->object.name : "recycler"; }
+static const char *smi_recycler_name(const sagemem_recycler *r) { return smi_object_name(&r->object); }
 
 /* Whether an idle buffer lies as it was left, given the live block that is at its address. */
 static sagemem_status smi_recycler_untouched(const sagemem_recycler *r, const smi_recycler_buffer *b, const smi_ref *ref,
@@ -9813,7 +9813,7 @@ static void *smi_recycler_insist(const sagemem_recycler *r, size_t size, const c
 /* A buffer from the heap. What lies idle goes before reclaimers are asked, and before a heap that aborts does so. */
 static void *smi_recycler_fresh(sagemem_recycler *r, size_t size, const char *call) {
     for (bool again = r->oldest != NULL;; again = false) {
-        smi_recycler_buffer *b = (smi_recycler_buffer *)smi_recycler_meta(r, sizeof *b, call);
+        smi_recycler_buffer *b = (smi_recycler_buffer *)smi_object_meta(&r->object, sizeof *b, call);
         void *block = NULL;
         if (b != NULL) block = again ? smi_recycler_try(r, size, call) : smi_recycler_insist(r, size, call);
         if (block != NULL) return smi_recycler_adopt(r, b, block, call);
@@ -10026,7 +10026,7 @@ struct sagemem_arena {
 
 static smi_u64 smi_arenas_made;
 
-static const char *smi_arena_name(const sagemem_arena *a) { return a->object.name != NULL ? a->object.name : "arena"; }
+static const char *smi_arena_name(const sagemem_arena *a) { return smi_object_name(&a->object); }
 static char *smi_arena_start(const smi_arena_chunk *c) { return c->block + SMI_ARENA_GUARD; }
 static uint64_t smi_arena_used(const sagemem_arena *a) { return a->below + (uint64_t)(a->at - a->start); }
 static uint64_t smi_arena_position(const sagemem_arena *a) { return (uint64_t)a->count << 32 | (uint64_t)(a->at - a->start); }
@@ -10049,11 +10049,7 @@ static bool smi_arena_table_grow(sagemem_arena *a, const char *call) {
                  smi_arena_name(a), a->total, a->chunk_bytes);
         return false;
     }
-    smi_arena_chunk *fresh = NULL;
-    smi_mine.paying = &a->object.domain->budget;
-    if (smi_os_fails()) smi_fail_system(call, bytes);
-    else fresh = (smi_arena_chunk *)smi_meta_alloc(bytes);
-    smi_mine.paying = NULL;
+    smi_arena_chunk *fresh = (smi_arena_chunk *)smi_object_meta(&a->object, bytes, call);
     if (fresh == NULL) return false;
     if (a->total > 0) memcpy(fresh, a->chunks, a->total * sizeof *fresh);
     smi_meta_free(a->chunks, a->room * sizeof *fresh);
@@ -11020,7 +11016,7 @@ static size_t smi_columns_check(const smi_object *object, const char *call) {
     smi_ref ref;
     sagemem_status status = c->block != NULL ? smi_resolve(c->block, &ref, why, sizeof why) : SAGEMEM_OK;
     if (status == SAGEMEM_OK || status == SAGEMEM_E_CORRUPT) return 0; /* damage of blocks is found with the blocks */
-    smi_text(text, sizeof text, "the columns %s have lost their block: %s", c->object.name != NULL ? c->object.name : "", why);
+    smi_text(text, sizeof text, "the columns '%s' have lost their block: %s", smi_object_name(&c->object), why);
     smi_damage(&damage, text);
     return damage.damaged;
 }
@@ -11129,10 +11125,7 @@ static sagemem_status smi_columns_measure(const sagemem_columns_desc *desc, size
 static bool smi_columns_describe(sagemem_columns *c, const sagemem_columns_desc *desc, size_t names, const char *call) {
     size_t each = sizeof(sagemem_column) + sizeof(char *), n = desc->column_count;
     c->described = n * each + names;
-    smi_mine.paying = &c->object.domain->budget;
-    if (smi_os_fails()) smi_fail_system(call, c->described);
-    else c->columns = (sagemem_column *)smi_meta_alloc(c->described);
-    smi_mine.paying = NULL;
+    c->columns = (sagemem_column *)smi_object_meta(&c->object, c->described, call);
     if (c->columns == NULL) return false;
     c->column_count = n;
     c->base = (char **)(void *)(c->columns + n);
@@ -11176,7 +11169,7 @@ SAGEMEM_API sagemem_status sagemem_columns_get_desc(const sagemem_columns *colum
     if (c == NULL) return smi_mine.error.status;
     out->heap = c->object.domain->base;
     out->tag = c->tag;
-    out->name = c->object.name != NULL ? c->object.name : "columns";
+    out->name = smi_object_name(&c->object);
     out->columns = c->columns;
     out->column_count = c->column_count;
     out->initial_capacity = c->capacity;
@@ -11583,6 +11576,14 @@ static sagemem_status smi_fail_file(const char *call, const char *path, const ch
                     smi_os_error_text(reason), remedy);
 }
 
+/* A copy of a path for an object; *bytes are to be given back. NULL: the error is set. */
+static char *smi_copy_path(const smi_object *o, const char *path, size_t *bytes, const char *call) {
+    *bytes = strlen(path) + 1;
+    char *copy = (char *)smi_object_meta(o, *bytes, call);
+    if (copy != NULL) memcpy(copy, path, *bytes);
+    return copy;
+}
+
 /* A map keeps its file open: for guarded reads, the window, prefetch and refresh. What is in memory of it is one part:
  *
  *     file   0 ........ offset ------------------------------------------ offset + size ........ end of the file
@@ -11890,17 +11891,6 @@ static sagemem_status smi_filemap_measure(sagemem_map *map, const smi_os_info *i
     return SAGEMEM_OK;
 }
 
-static sagemem_status smi_filemap_copy_path(sagemem_map *map, const char *path, const char *call) {
-    if (path == NULL) return SAGEMEM_OK;
-    size_t bytes = strlen(path) + 1;
-    char *copy = smi_os_fails() ? NULL : (char *)smi_meta_alloc(bytes);
-    if (copy == NULL) return smi_fail_system(call, bytes);
-    memcpy(copy, path, bytes);
-    map->desc.path = copy;
-    map->path_bytes = bytes;
-    return SAGEMEM_OK;
-}
-
 static sagemem_status smi_filemap_begin(sagemem_map *map, const sagemem_map_desc *desc, const char *call) {
     smi_os_info info;
     smi_filemap_part part;
@@ -11911,7 +11901,10 @@ static sagemem_status smi_filemap_begin(sagemem_map *map, const sagemem_map_desc
     map->file = smi_os_no_handle();
     map->forks = smi_os_forks;
     sagemem_status status = smi_filemap_open_file(map, desc, &info, call);
-    if (status == SAGEMEM_OK) status = smi_filemap_copy_path(map, desc->path, call);
+    if (status == SAGEMEM_OK && desc->path != NULL) {
+        map->desc.path = smi_copy_path(&map->object, desc->path, &map->path_bytes, call);
+        if (map->desc.path == NULL) status = smi_mine.error.status;
+    }
     if (status == SAGEMEM_OK) status = smi_filemap_measure(map, &info, call);
     if (status == SAGEMEM_OK) status = smi_filemap_take(map, &part, call);
     if (status == SAGEMEM_OK) smi_filemap_put(map, &part);
@@ -13721,7 +13714,7 @@ static sagemem_status smi_reader_find(const sagemem_reader_desc *desc, smi_reade
     if (!smi_os_info_of(f->handle, &f->info))
         status = smi_fail_file(call, desc->path, "the call can be repeated", "looking at it failed");
     else if (f->info.directory)
-        status = smi_fail(SAGEMEM_E_IO, smi_os_directory_error(), call, "%.90s is a directory; name a file",
+        status = smi_fail(SAGEMEM_E_IO, SMI_OS_IS_DIRECTORY, call, "%.90s is a directory; name a file",
                           desc->path != NULL ? desc->path : "the descriptor");
     f->input = f->info.regular ? &smi_reader_from_file : &smi_reader_from_stream;
     if (status != SAGEMEM_OK) (void)smi_os_close(f->handle);
@@ -13747,7 +13740,7 @@ static void smi_reader_map(const sagemem_reader_desc *desc, smi_reader_found *f,
 static bool smi_reader_ahead_begin(sagemem_reader *r, const char *call) {
     smi_reader_ahead *a = &r->ahead;
     a->count = (uint32_t)r->desc.buffers;
-    a->ring = (smi_reader_buffer *)smi_meta_alloc(a->count * sizeof *a->ring);
+    a->ring = (smi_reader_buffer *)smi_object_meta(&r->object, a->count * sizeof *a->ring, call);
     if (a->ring == NULL) return false;
     for (; a->made < a->count; a->made++) {
         a->ring[a->made].data = (char *)smi_object_alloc(&r->object, 64, r->desc.buffer_bytes, r->desc.tag, false, call);
@@ -13772,14 +13765,8 @@ static bool smi_reader_ahead_begin(sagemem_reader *r, const char *call) {
 /* What it takes to read; false: the error is set, and ending the reader undoes the rest. */
 static bool smi_reader_prepare(sagemem_reader *r, const char *call) {
     if (r->desc.path != NULL) {
-        r->path_bytes = strlen(r->desc.path) + 1;
-        if (smi_os_fails()) {
-            smi_fail_system(call, r->path_bytes);
-            return false;
-        }
-        r->path = (char *)smi_meta_alloc(r->path_bytes);
+        r->path = smi_copy_path(&r->object, r->desc.path, &r->path_bytes, call);
         if (r->path == NULL) return false;
-        memcpy(r->path, r->desc.path, r->path_bytes);
     }
     if (r->map != NULL) {
         r->input = &smi_reader_from_map;

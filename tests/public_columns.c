@@ -427,7 +427,7 @@ static void check_finds(void **state) {
     void *block = sagemem_columns_data(c, 0);
     sagemem_free(block);
     assert_int_equal(sagemem_heap_check(heap), 1);
-    assert_non_null(strstr(logged.last, "columns halos have lost their block"));
+    assert_non_null(strstr(logged.last, "columns 'halos' have lost their block"));
     sagemem_heap_destroy(heap);
     assert_fault(SAGEMEM_E_STALE, "sagemem_columns_destroy", "freed already");
     if (UNDER_ASAN || on_valgrind()) return; /* they would find the next at once */
