@@ -1537,7 +1537,7 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 #endif
 
 /* ==========================================================================
- * >>os  Pages, locks, threads, clocks, atomics: the only code that knows an
+ * >>os  Pages, locks, threads, clocks, atomics, files: the only code that knows an
  *       operating system or a compiler.
  *
  * Contract: smi_os_* functions that can fail return NULL or false with the
@@ -6089,6 +6089,13 @@ static void smi_fail_for(size_t size, sagemem_tag tag) {
                  sagemem_tag_name(tag));
 }
 
+static bool smi_tag_known(sagemem_tag tag, const char *call) {
+    if (SMI_LIKELY(tag <= SAGEMEM_TAG_MAX)) return true;
+    smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", tag,
+             SAGEMEM_TAG_USER_MAX);
+    return false;
+}
+
 /* What an allocation wants besides its size. */
 typedef struct smi_wish {
     size_t reserved; /* see smi_domain_alloc_in */
@@ -6099,11 +6106,7 @@ typedef struct smi_wish {
 /* Everything that the short paths do not do. The block comes from domain `into` of the heap, NULL: its innermost scope. */
 static void *smi_alloc_wish(sagemem_heap *heap, smi_domain *into, size_t alignment, size_t size, sagemem_tag tag, smi_site site,
                             smi_wish wish, const char *call) {
-    if (SMI_UNLIKELY(tag > SAGEMEM_TAG_MAX)) {
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
-                 tag, SAGEMEM_TAG_USER_MAX);
-        return NULL;
-    }
+    if (!smi_tag_known(tag, call)) return NULL;
     for (uint32_t step = 0;;) {
         smi_domain *entered = smi_enter(heap, call);
         if (entered == NULL) return NULL;
@@ -6369,7 +6372,8 @@ SMI_FOR_LAYERS bool smi_object_enter(const void *object, const smi_object_kind *
 }
 static void smi_object_leave(const smi_object *o) { smi_leave(o->domain->base); }
 
-/* Ends an object of the calling thread: it gives back what it has, and so does its list. Not in between enter and leave. */
+/* Ends an object: it gives back what it has, and leaves its list. Between enter and leave, since a shared heap's list is changed;
+ * but the object tells no more what its heap is: keep that before, and smi_leave it. */
 static void smi_object_end(smi_object *o) {
     smi_domain *d = o->domain;
     if (o->newer != NULL) o->newer->older = o->older;
@@ -9732,15 +9736,12 @@ static bool smi_recycler_desc_good(sagemem_recycler_desc *d, const char *call) {
     if (d->slack == 0) d->slack = 2;
     if (d->max_idle_count == 0) d->max_idle_count = 1024;
     if (d->max_idle_bytes == 0) d->max_idle_bytes = UINT64_MAX;
-    if (d->tag > SAGEMEM_TAG_MAX)
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
-                 d->tag, SAGEMEM_TAG_USER_MAX);
-    else if ((d->alignment & (d->alignment - 1)) != 0 || d->alignment > 4096)
+    if ((d->alignment & (d->alignment - 1)) != 0 || d->alignment > 4096)
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "alignment %zu is no power of two up to 4096; 64 is a cache line, 4096 a page",
                  d->alignment);
     else if (!(d->slack >= 1)) /* NaN, too */
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "slack is %g; it must be 1 (buffers of just the size) or more, 0 for 2", d->slack);
-    else return true;
+    else return smi_tag_known(d->tag, call);
     return false;
 }
 
@@ -9763,7 +9764,7 @@ SAGEMEM_API sagemem_recycler *sagemem_recycler_create(const sagemem_recycler_des
 
 SAGEMEM_API sagemem_status sagemem_recycler_get_desc(const sagemem_recycler *recycler, sagemem_recycler_desc *out) {
     const char *call = "sagemem_recycler_get_desc";
-    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the struct to fill in");
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_recycler_desc");
     if (!smi_object_enter(recycler, &smi_recycler_kind, call)) return smi_mine.error.status;
     *out = recycler->desc;
     if (out->max_idle_bytes == UINT64_MAX) out->max_idle_bytes = 0; /* no limit, as it was said */
@@ -9906,7 +9907,7 @@ SAGEMEM_API uint64_t sagemem_recycler_trim(sagemem_recycler *recycler) {
 
 SAGEMEM_API sagemem_status sagemem_recycler_get_stats(const sagemem_recycler *recycler, sagemem_recycler_stats *out) {
     const char *call = "sagemem_recycler_get_stats";
-    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the struct to fill in");
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_recycler_stats");
     if (!smi_object_enter(recycler, &smi_recycler_kind, call)) return smi_mine.error.status;
     *out = recycler->stats;
     smi_object_leave(&recycler->object);
@@ -10284,10 +10285,7 @@ SMI_INLINE bool smi_arena_enter(const sagemem_arena *a, const char *call) {
 static bool smi_arena_desc_good(const sagemem_arena_desc *desc, const char *call) {
     if (desc->chunk_bytes != 0 && (desc->chunk_bytes < 1024 || desc->chunk_bytes > (size_t)1 << 30))
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "chunk_bytes is %zu: 1 KiB to 1 GiB, or 0 for 64 KiB", desc->chunk_bytes);
-    else if (desc->tag > SAGEMEM_TAG_MAX)
-        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named",
-                 desc->tag, SAGEMEM_TAG_USER_MAX);
-    else return true;
+    else return smi_tag_known(desc->tag, call);
     return false;
 }
 
@@ -11101,10 +11099,7 @@ static sagemem_status smi_columns_measure(const sagemem_columns_desc *desc, size
     if (desc == NULL || desc->columns == NULL || desc->column_count == 0)
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no columns are given: set desc->columns and desc->column_count");
     if (smi_array_growth_bad(desc->growth, call)) return SAGEMEM_E_ARGUMENT;
-    if (desc->tag > SAGEMEM_TAG_MAX)
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
-                        "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", desc->tag,
-                        SAGEMEM_TAG_USER_MAX);
+    if (!smi_tag_known(desc->tag, call)) return SAGEMEM_E_ARGUMENT;
     for (size_t i = 0; i < desc->column_count; i++) {
         const sagemem_column *column = &desc->columns[i];
         const char *name = column->name != NULL ? column->name : "";
@@ -11515,7 +11510,7 @@ SAGEMEM_API void sagemem_slice_release(sagemem_slice slice) {
 
 SAGEMEM_API sagemem_status sagemem_slice_sub(sagemem_slice slice, size_t start, size_t end, sagemem_slice *out) {
     const char *call = "sagemem_slice_sub";
-    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the slice to fill in");
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_slice");
     *out = smi_slice_none;
     if (start > end || end > slice.size)
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
@@ -11654,9 +11649,7 @@ static sagemem_status smi_filemap_desc_check(const sagemem_map_desc *desc, const
     if ((unsigned)desc->mode > SAGEMEM_MAP_WRITE || (unsigned)desc->access > SAGEMEM_ACCESS_RANDOM)
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "mode %d or access %d does not exist; use SAGEMEM_MAP_* and SAGEMEM_ACCESS_*",
                         (int)desc->mode, (int)desc->access);
-    if (desc->tag > SAGEMEM_TAG_MAX)
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "tag %u is above SAGEMEM_TAG_MAX (%d); use sagemem_tag_named", desc->tag,
-                        SAGEMEM_TAG_MAX);
+    if (!smi_tag_known(desc->tag, call)) return SAGEMEM_E_ARGUMENT;
     if (desc->numa_node_plus_one < 0 || desc->numa_node_plus_one > 1024)
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "numa_node_plus_one is %d; use 0, or a node from 0 to 1023 and 1 more",
                         desc->numa_node_plus_one);
@@ -11960,8 +11953,8 @@ SAGEMEM_API sagemem_map *sagemem_map_open(const sagemem_map_desc *desc) {
 
 SAGEMEM_API sagemem_status sagemem_map_get_desc(const sagemem_map *map, sagemem_map_desc *out) {
     const char *call = "sagemem_map_get_desc";
-    if (!smi_object_alive(map, &smi_filemap_kind, call)) return smi_mine.error.status;
     if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_map_desc");
+    if (!smi_object_alive(map, &smi_filemap_kind, call)) return smi_mine.error.status;
     *out = map->desc;
     return SAGEMEM_OK;
 }
@@ -13683,10 +13676,7 @@ static sagemem_status smi_reader_refuse(const sagemem_reader_desc *desc, const c
     if (desc->buffers < 0 || desc->buffers > SMI_READER_BUFFERS_MAX || (desc->buffers == 1 && desc->read_ahead))
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%d buffers; reading ahead takes 2 to %d, 0 means 3", desc->buffers,
                         SMI_READER_BUFFERS_MAX);
-    if (desc->tag > SAGEMEM_TAG_MAX)
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
-                        "tag %u is above SAGEMEM_TAG_MAX; use an enum from 1 to %d, or sagemem_tag_named", desc->tag,
-                        SAGEMEM_TAG_USER_MAX);
+    if (!smi_tag_known(desc->tag, call)) return SAGEMEM_E_ARGUMENT;
     return SAGEMEM_OK;
 }
 
@@ -13816,10 +13806,9 @@ static sagemem_reader *smi_reader_make(const sagemem_reader_desc *desc, smi_read
         r->handle = smi_os_no_handle();
     }
     bool opened = r->opened;
-    smi_object_leave(&r->object);
-    if (opened) return r;
-    smi_object_end(&r->object);
-    return NULL;
+    if (!opened) smi_object_end(&r->object);
+    smi_leave(h);
+    return opened ? r : NULL;
 }
 
 SAGEMEM_API sagemem_reader *sagemem_reader_open(const sagemem_reader_desc *desc) {
@@ -13849,7 +13838,7 @@ SMI_INLINE bool smi_reader_enter(const sagemem_reader *reader, const char *call)
 
 SAGEMEM_API sagemem_status sagemem_reader_get_desc(const sagemem_reader *reader, sagemem_reader_desc *out) {
     const char *call = "sagemem_reader_get_desc";
-    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass a sagemem_reader_desc");
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_reader_desc");
     if (!smi_object_enter(reader, &smi_reader_kind, call)) return smi_mine.error.status;
     *out = reader->desc;
     out->path = reader->path;
