@@ -391,6 +391,27 @@ static void test_growth(void **state) {
     heap_done(heap);
 }
 
+/* Holes are filled before a block is taken, wherever they are. */
+static void test_holes(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_with(0, 0);
+    sagemem_pool_desc desc = desc_of(heap, 1000);
+    desc.growth = 1;
+    desc.initial_count = 2; /* so that there are very many */
+    sagemem_pool *pool = sagemem_pool_create(&desc);
+    char *object[160];
+    for (int i = 0; i < 160; i++) object[i] = (char *)sagemem_pool_alloc(pool);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 2; i++) assert_non_null(sagemem_pool_alloc(pool));
+        assert_int_equal(stats_of(pool).blocks, 81 + round);
+        for (int i = 30; i < 70; i++) sagemem_pool_free(pool, object[i]);
+        for (int i = 30; i < 70; i++) object[i] = (char *)sagemem_pool_alloc(pool);
+        assert_int_equal(stats_of(pool).blocks, 81 + round);
+    }
+    sagemem_pool_destroy(pool);
+    heap_done(heap);
+}
+
 static void test_full(void **state) {
     (void)state;
     for (int bypass = 0; bypass < 2; bypass++) {
@@ -549,6 +570,9 @@ static void test_reset_and_trim(void **state) {
     sagemem_pool_reset(pool);
     assert_int_equal(stats_of(pool).blocks, 10);
     for (int i = 0; i < 160; i++) assert_ptr_equal(sagemem_pool_alloc(pool), object[i]);
+    for (int i = 30; i < 50; i++) sagemem_pool_free(pool, object[i]);
+    sagemem_pool_reset(pool);
+    for (int i = 0; i < 160; i++) assert_ptr_equal(sagemem_pool_alloc(pool), object[i]);
     /* One object keeps its block, whichever it is. */
     for (int i = 0; i < 160; i++)
         if (i / 16 % 2 == 0 || i % 16 != 5) sagemem_pool_free(pool, object[i]);
@@ -574,6 +598,14 @@ static void test_reset_and_trim(void **state) {
     assert_int_equal(tag_used(heap, TAG), 0);
     assert_non_null(sagemem_pool_alloc(pool));
     assert_int_equal(stats_of(pool).capacity, 16);
+    sagemem_pool_destroy(pool);
+    desc.growth = 4;
+    pool = sagemem_pool_create(&desc);
+    for (int i = 0; i < 100; i++) assert_non_null(sagemem_pool_alloc(pool));
+    sagemem_pool_reset(pool);
+    assert_true(sagemem_pool_trim(pool) > 0);
+    assert_non_null(sagemem_pool_alloc(pool));
+    assert_int_equal(stats_of(pool).capacity, 16); /* it begins again */
     sagemem_pool_destroy(pool);
     heap_done(heap);
 }
@@ -956,6 +988,18 @@ static void test_bypass_misuse(void **state) {
         MISUSED(unknown ? SAGEMEM_E_FOREIGN : SAGEMEM_E_STALE, "sagemem_pool_free", "");
         assert_int_equal(stats_of(pool).objects, 0);
         assert_int_equal(stats_of(pool).objects, 0);
+        if (all_flags[f] == 0 && !watched()) {
+            object = (char *)sagemem_pool_alloc(pool);
+            sagemem_free(object);
+            assert_null(sagemem_pool_alloc(pool));
+            MISUSED(SAGEMEM_E_STALE, "sagemem_pool_alloc", "was freed by another call");
+            assert_ptr_equal(sagemem_pool_alloc(pool), object);
+            assert_int_equal(stats_of(pool).objects, 1);
+            sagemem_free(object);
+            sagemem_pool_destroy(pool);
+            MISUSED(SAGEMEM_E_STALE, "sagemem_pool_destroy", "freed already");
+            pool = sagemem_pool_create(&desc);
+        }
         assert_int_equal(stats_of(other).objects, 1);
         sagemem_pool_destroy(pool);
         sagemem_pool_destroy(other);
@@ -1380,6 +1424,7 @@ int main(void) {
         TEST(test_sizes_and_alignments),
         TEST(test_order),
         TEST(test_growth),
+        TEST(test_holes),
         TEST(test_full),
         TEST(test_stats),
         TEST(test_zero_and_fill),
