@@ -873,9 +873,10 @@ SAGEMEM_API uint64_t sagemem_limit_detect(void);
  * for budget; 0 gives the rest back. Counts as held; shrinks as pages are taken. E_LIMIT: nothing changed. */
 SAGEMEM_API sagemem_status sagemem_reserve(sagemem_heap *heap, uint64_t bytes);
 
-/* A function that gives memory back when a limit is met: called in the thread that met it, with no lock held,
- * lowest priority number first, until it is enough; it returns the bytes given back (0: none, the next is
- * asked) and may free and allocate. `name` is copied. E_FULL: 64 are registered. Threads: any. */
+/* A function that gives memory back when a limit is met: called in the thread that met it, with no lock held (but a
+ * SAGEMEM_HEAP_SHARED heap itself, where one of its objects needs the memory), lowest priority number first, until it is
+ * enough; it returns the bytes given back (0: none, the next is asked) and may free and allocate. It must not change the
+ * writer, reader, map or array that is growing just then. `name` is copied. E_FULL: 64 are registered. Threads: any. */
 typedef uint64_t (*sagemem_reclaim_fn)(void *ctx, uint64_t wanted_bytes);
 SAGEMEM_API sagemem_status sagemem_reclaimer_add(const char *name, int priority, sagemem_reclaim_fn reclaim, void *ctx);
 SAGEMEM_API sagemem_status sagemem_reclaimer_remove(const char *name); /* E_NOT_FOUND */
