@@ -140,8 +140,10 @@
  *       there, under the tag of its desc, whatever scope is open when it grows; so it shows in the report and under limits.
  *     - It ends when it is destroyed or closed, or with its scope or heap: last made first, clean-ups of sagemem_scope_defer
  *       among them. An object made outside of a scope may be used and destroyed inside, not the other way round.
- *     - One that is used after its end, by another thread than its heap's, or is none at all goes to the fault handler
- *       (E_STALE, E_BUSY, E_FOREIGN). In a SAGEMEM_HEAP_SHARED heap any thread may use it, one at a time.
+ *     - One that is used after its end (until 64 more have ended), by another thread than its heap's, or is none at all goes
+ *       to the fault handler (E_STALE, E_BUSY, E_FOREIGN). In a SAGEMEM_HEAP_SHARED heap any thread may use it, one at a time.
+ *     - Hooks, sinks and sources may use the library, but not the object that called them (E_BUSY), and return: jumping out
+ *       of them leaves the object busy.
  *     - A failure changes nothing, and the call can be repeated. sagemem_heap_check looks into objects, too.
  *
  * POOLS
@@ -601,7 +603,7 @@ typedef enum sagemem_fault_kind { SAGEMEM_MISUSE, SAGEMEM_CORRUPTION } sagemem_f
 
 /* Called when misuse or corruption is found. If fault_fn returns, the call that found it fails with
  * error->status and changes nothing; a damaged block is leaked. It may longjmp away only from calls on heaps
- * that are not SAGEMEM_HEAP_SHARED. NULL restores the default: the message on stderr, then abort(). */
+ * that are not SAGEMEM_HEAP_SHARED, and not past a function that the library called. NULL restores the default: the message on stderr, then abort(). */
 SAGEMEM_API void sagemem_set_fault_handler(void (*fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error),
                                            void *ctx);
 
@@ -3126,6 +3128,8 @@ typedef struct smi_object {
     const struct smi_object_kind *kind;
     struct sagemem_heap *domain; /* the scope or heap that it belongs to, takes from and ends with; smi_process: it has ended */
     const char *name;            /* in messages and reports; interned, or NULL */
+    bool ending;                 /* in no list any more */
+    bool busy;                   /* a function of the program's that it called is running: see smi_object_enter_alone */
 } smi_object;
 
 typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
@@ -6369,20 +6373,50 @@ SMI_FOR_LAYERS bool smi_object_enter(const void *object, const smi_object_kind *
         return false;
     }
     smi_use_begin(heap);
-    return true;
+    if (SMI_LIKELY(o->domain->base == heap)) return true;
+    smi_use_end(heap); /* another thread ended it while this one waited */
+    return smi_object_alive(o, kind, call);
 }
 static void smi_object_leave(const smi_object *o) { smi_leave(o->domain->base); }
+
+/* The same for calls that would pull the rug from under a call that is under way: a sink must not write to its own writer. */
+SMI_FOR_LAYERS bool smi_object_enter_alone(const void *object, const smi_object_kind *kind, const char *call) {
+    const smi_object *o = (const smi_object *)object;
+    if (!smi_object_enter(o, kind, call)) return false;
+    if (SMI_LIKELY(!o->busy)) return true;
+    smi_object_leave(o);
+    smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
+              "the %s is waiting for the function that makes this call; let that return first", kind->name);
+    return false;
+}
+
+enum { SMI_OBJECTS_ENDED = 64 };
+static smi_object *smi_objects_ended[SMI_OBJECTS_ENDED]; /* structures, the oldest at `at`; under smi_layers_lock */
+static uint32_t smi_objects_ended_at;
+
+/* A structure serves again when 64 more objects have ended: till then a late call finds that its object has. */
+static void smi_object_retire(smi_object *o) {
+    smi_lock_take(&smi_layers_lock);
+    smi_object **place = &smi_objects_ended[smi_objects_ended_at++ % SMI_OBJECTS_ENDED], *oldest = *place;
+    *place = o;
+    smi_lock_give(&smi_layers_lock);
+    if (oldest != NULL) smi_meta_free(oldest, oldest->kind->size);
+}
 
 /* Ends an object: it gives back what it has, and leaves its list. Between enter and leave, since a shared heap's list is changed;
  * but the object tells no more what its heap is: keep that before, and smi_leave it. */
 static void smi_object_end(smi_object *o) {
     smi_domain *d = o->domain;
-    if (o->newer != NULL) o->newer->older = o->older;
-    else d->objects = o->older;
-    if (o->older != NULL) o->older->newer = o->newer;
+    if (!o->ending) { /* else a fault handler jumped out of its end */
+        if (o->newer != NULL) o->newer->older = o->older;
+        else d->objects = o->older;
+        if (o->older != NULL) o->older->newer = o->newer;
+    }
+    o->ending = true;
     o->kind->end_fn(o);
     o->domain = &smi_process;
-    smi_meta_free(o, o->kind->size);
+    if (o->kind->check_fn != NULL) smi_object_retire(o);
+    else smi_meta_free(o, o->kind->size); /* a clean-up: nobody has its address */
 }
 
 /* All of a domain. What an end_fn makes there ends as well. */
@@ -12228,6 +12262,14 @@ static sagemem_status smi_writer_put(const sagemem_writer *w, const char *data, 
     return SAGEMEM_OK;
 }
 
+/* The same in the caller's thread: a sink that used its own writer meanwhile would lose what that accepts. */
+static sagemem_status smi_writer_put_here(sagemem_writer *w, const char *data, size_t size, uint64_t position, size_t *put) {
+    w->object.busy = true;
+    sagemem_status status = smi_writer_put(w, data, size, position, put);
+    w->object.busy = false;
+    return status;
+}
+
 static const char *const smi_writer_remedy = "nothing pending is lost: remove the cause and repeat, or abandon";
 
 static sagemem_status smi_writer_refused(const sagemem_writer *w, sagemem_status status, const char *call, size_t size,
@@ -12252,7 +12294,7 @@ static sagemem_status smi_writer_push(sagemem_writer *w, smi_writer_part *p, con
     if (p->used == p->done) return SAGEMEM_OK;
     size_t put, size = p->used - p->done;
     uint64_t position = p->base + p->done;
-    sagemem_status status = smi_writer_put(w, p->bytes + p->done, size, position, &put);
+    sagemem_status status = smi_writer_put_here(w, p->bytes + p->done, size, position, &put);
     SMI_STORE(&p->done, p->done + put);
     return status == SAGEMEM_OK ? status : smi_writer_refused(w, status, call, size - put, position + put);
 }
@@ -12397,7 +12439,7 @@ static bool smi_writer_resize(sagemem_writer *w, size_t least, size_t size, bool
         smi_fail(SAGEMEM_E_LIMIT, 0, call,
                  "the budget of all writers has no %zu bytes left for a record; raise it with sagemem_writers_set_budget, or use "
                  "sagemem_write, which needs no buffer",
-                 size);
+                 least);
     if (before > 0 && smi_writer_claim(before, before) > 0) (void)smi_writer_take(w, before, false, call);
     return false;
 }
@@ -12851,7 +12893,7 @@ static void smi_writer_append(sagemem_writer *w, const void *data, size_t size) 
 static sagemem_status smi_writer_through(sagemem_writer *w, const char *data, size_t size, const char *call) {
     size_t put;
     uint64_t position = w->now.base;
-    sagemem_status status = smi_writer_put(w, data, size, position, &put);
+    sagemem_status status = smi_writer_put_here(w, data, size, position, &put);
     if (status == SAGEMEM_OK || (!w->positioned && w->desc.sink == NULL)) w->now.base += put; /* a pipe gives nothing back */
     else if (position + put > w->reach) w->reach = position + put;
     return status == SAGEMEM_OK ? status : smi_writer_refused(w, status, call, size - put, position + put);
@@ -12881,7 +12923,7 @@ static sagemem_status smi_writer_write_entered(sagemem_writer *w, const void *da
 /* Apart, so that the short path saves no registers. */
 SMI_NOINLINE sagemem_status smi_writer_write_slow(sagemem_writer *w, const void *data, size_t size) {
     const char *call = "sagemem_write";
-    if (!smi_object_enter(w, &smi_writer_kind, call)) return smi_mine.error.status;
+    if (!smi_object_enter_alone(w, &smi_writer_kind, call)) return smi_mine.error.status;
     sagemem_status status = smi_writer_write_entered(w, data, size, call);
     smi_object_leave(&w->object);
     return status;
@@ -12890,7 +12932,7 @@ SMI_NOINLINE sagemem_status smi_writer_write_slow(sagemem_writer *w, const void 
 /* What smi_object_enter finds in the ordinary case: a live writer in a heap of the calling thread's own, and not a parent's. */
 SMI_INLINE bool smi_writer_mine(const sagemem_writer *w) {
     return smi_lookup(w) == &smi_meta_page && ((uintptr_t)w & 63) == 0 && w->object.kind == &smi_writer_kind &&
-           SMI_LOAD(&w->object.domain->base->owner) == smi_self() && w->forks == smi_os_forks;
+           SMI_LOAD(&w->object.domain->base->owner) == smi_self() && w->forks == smi_os_forks && !w->object.busy;
 }
 
 SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size) {
@@ -12934,7 +12976,7 @@ static void *smi_writer_room(sagemem_writer *w, size_t size, const char *call) {
 
 SMI_NOINLINE void *smi_writer_begin_slow(sagemem_writer *w, size_t size) {
     const char *call = "sagemem_write_begin";
-    if (!smi_object_enter(w, &smi_writer_kind, call)) return NULL;
+    if (!smi_object_enter_alone(w, &smi_writer_kind, call)) return NULL;
     void *room = smi_writer_room(w, size, call);
     smi_object_leave(&w->object);
     return room;
@@ -12951,7 +12993,7 @@ SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size) {
 
 SMI_NOINLINE void smi_writer_end_slow(sagemem_writer *w, size_t used) {
     const char *call = "sagemem_write_end";
-    if (!smi_object_enter(w, &smi_writer_kind, call)) return;
+    if (!smi_object_enter_alone(w, &smi_writer_kind, call)) return;
     bool begun = w->begun, fits = used <= w->begun_bytes;
     if (begun && fits && w->forks == smi_os_forks) SMI_STORE(&w->now.used, w->now.used + used);
     if (smi_writer_ready(w, call) == SAGEMEM_OK) {
@@ -12997,7 +13039,7 @@ static sagemem_status smi_writer_patch(sagemem_writer *w, uint64_t position, con
                 SAGEMEM_E_UNSUPPORTED, 0, call,
                 "position %llu is written already, and %.100s is written in order; patch before the flush, or write to a file",
                 (unsigned long long)position, smi_writer_name(w));
-        status = old > 0 ? smi_writer_put(w, data, old, position, &put) : SAGEMEM_OK;
+        status = old > 0 ? smi_writer_put_here(w, data, old, position, &put) : SAGEMEM_OK;
         if (status != SAGEMEM_OK) return smi_writer_refused(w, status, call, old, position);
     }
     if (position < w->now.base) smi_writer_patch_part(&w->flight, position, data, end);
@@ -13007,7 +13049,7 @@ static sagemem_status smi_writer_patch(sagemem_writer *w, uint64_t position, con
 
 SAGEMEM_API sagemem_status sagemem_writer_patch(sagemem_writer *writer, uint64_t position, const void *data, size_t size) {
     const char *call = "sagemem_writer_patch";
-    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    if (!smi_object_enter_alone(writer, &smi_writer_kind, call)) return smi_mine.error.status;
     sagemem_status status = smi_writer_patch(writer, position, (const char *)data, size, call);
     smi_object_leave(&writer->object);
     return status;
@@ -13032,7 +13074,7 @@ static sagemem_status smi_writer_flush(sagemem_writer *w, const char *call) {
 
 SAGEMEM_API sagemem_status sagemem_writer_flush(sagemem_writer *writer) {
     const char *call = "sagemem_writer_flush";
-    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    if (!smi_object_enter_alone(writer, &smi_writer_kind, call)) return smi_mine.error.status;
     sagemem_status status = smi_writer_flush(writer, call);
     smi_object_leave(&writer->object);
     return status;
@@ -13082,7 +13124,7 @@ static sagemem_status smi_writer_close(sagemem_writer *w, const char *call) {
 SAGEMEM_API sagemem_status sagemem_writer_close(sagemem_writer *writer) {
     const char *call = "sagemem_writer_close";
     if (writer == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "writer is NULL: did sagemem_writer_open fail?");
-    if (!smi_object_enter(writer, &smi_writer_kind, call)) return smi_mine.error.status;
+    if (!smi_object_enter_alone(writer, &smi_writer_kind, call)) return smi_mine.error.status;
     sagemem_status status = smi_writer_close(writer, call);
     if (status == SAGEMEM_OK) {
         writer->closed = true;
@@ -13094,7 +13136,7 @@ SAGEMEM_API sagemem_status sagemem_writer_close(sagemem_writer *writer) {
 }
 
 SAGEMEM_API void sagemem_writer_abandon(sagemem_writer *writer) {
-    if (writer == NULL || !smi_object_enter(writer, &smi_writer_kind, "sagemem_writer_abandon")) return;
+    if (writer == NULL || !smi_object_enter_alone(writer, &smi_writer_kind, "sagemem_writer_abandon")) return;
     writer->abandoned = true;
     smi_writer_finish(writer);
 }
@@ -13312,6 +13354,14 @@ static const smi_reader_input smi_reader_from_stream = {smi_reader_fetch_stream,
 static const smi_reader_input smi_reader_from_source = {smi_reader_fetch_source, false, false, false};
 static const smi_reader_input smi_reader_from_seekable = {smi_reader_fetch_source, true, false, false};
 
+/* By the caller's thread: a source that used its own reader meanwhile would mix up what comes where. */
+static sagemem_status smi_reader_fetch(sagemem_reader *r, void *to, size_t size, uint64_t offset, size_t *got, const char *call) {
+    r->object.busy = true;
+    sagemem_status status = r->input->fetch_fn(r, to, size, offset, got, call);
+    r->object.busy = false;
+    return status;
+}
+
 /* -- Reading ahead -- */
 
 /* One read of the thread. A stream is waited for in a way that closing the reader can end. */
@@ -13478,7 +13528,7 @@ static sagemem_status smi_reader_bring(sagemem_reader *r, char *to, size_t least
         memcpy(to, r->rest, *got);
         r->rest += *got;
     } else if (!r->ahead.runs) {
-        status = r->input->fetch_fn(r, to, most, r->offset, got, call);
+        status = smi_reader_fetch(r, to, most, r->offset, got, call);
     }
     r->offset += *got;
     if (status == SAGEMEM_OK) r->end_found = *got == 0 ? r->offset : UINT64_MAX;
@@ -13832,7 +13882,7 @@ SAGEMEM_API sagemem_reader *sagemem_reader_open(const sagemem_reader_desc *desc)
 
 /* What every call begins with: the view of the call before ends. */
 SMI_INLINE bool smi_reader_enter(const sagemem_reader *reader, const char *call) {
-    if (!smi_object_enter(reader, &smi_reader_kind, call)) return false;
+    if (!smi_object_enter_alone(reader, &smi_reader_kind, call)) return false;
     if (SMI_UNLIKELY(reader->shown != NULL)) smi_reader_hide((sagemem_reader *)(uintptr_t)reader);
     return true;
 }
@@ -13901,7 +13951,7 @@ SAGEMEM_API sagemem_status sagemem_read_at(sagemem_reader *reader, uint64_t offs
     for (size_t done = 0, got; status == SAGEMEM_OK && done < size; done += got) {
         got = 0;
         if (offset <= UINT64_MAX - size)
-            status = reader->input->fetch_fn(reader, (char *)to + done, size - done, offset + done, &got, call);
+            status = smi_reader_fetch(reader, (char *)to + done, size - done, offset + done, &got, call);
         if (status == SAGEMEM_OK && got == 0)
             status = smi_fail(SAGEMEM_E_EMPTY, 0, call, "%zu bytes are wanted at byte %llu, past the end; ask for what there is",
                               size, (unsigned long long)offset);
