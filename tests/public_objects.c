@@ -194,13 +194,20 @@ static void a_source_may_not_read_from_its_reader(void **state) {
 
 /* -- Threads -- */
 
-static sagemem_arena *shared_arena;
+static sagemem_pool *shared_pool;
 static pthread_barrier_t ready;
 
-static void *end_it(void *unused) {
+static void *end_it_late(void *unused) {
     pthread_barrier_wait(&ready);
-    sagemem_arena_destroy(shared_arena);
+    sagemem_pool_destroy(shared_pool);
     return unused;
+}
+
+/* Runs while the pool ends: the other thread has found it alive by then, and waits for the heap. */
+static void let_another_wait(void *ctx, void *object) {
+    (void)ctx, (void)object;
+    pthread_barrier_wait(&ready);
+    usleep(20000);
 }
 
 static void two_threads_end_one_object(void **state) {
@@ -208,17 +215,18 @@ static void two_threads_end_one_object(void **state) {
     sagemem_heap_desc desc = {0};
     desc.flags = SAGEMEM_HEAP_SHARED;
     sagemem_heap *heap = sagemem_heap_create(&desc);
-    sagemem_arena_desc of = {heap, 0, NULL, 0, 0};
+    sagemem_pool_desc of = {0};
+    of.heap = heap;
+    of.object_size = 8;
+    of.cleanup_fn = let_another_wait;
+    shared_pool = sagemem_pool_create(&of);
+    assert_non_null(sagemem_pool_alloc(shared_pool));
     pthread_barrier_init(&ready, NULL, 2);
-    for (int round = 0; round < 100; round++) {
-        shared_arena = sagemem_arena_create(&of);
-        assert_non_null(shared_arena);
-        pthread_t other;
-        assert_int_equal(pthread_create(&other, NULL, end_it, NULL), 0);
-        end_it(NULL);
-        pthread_join(other, NULL);
-        assert_fault(SAGEMEM_E_STALE); /* one of both was late */
-    }
+    pthread_t other;
+    assert_int_equal(pthread_create(&other, NULL, end_it_late, NULL), 0);
+    sagemem_pool_destroy(shared_pool);
+    pthread_join(other, NULL);
+    assert_fault(SAGEMEM_E_STALE);
     pthread_barrier_destroy(&ready);
     assert_non_null(sagemem_alloc(heap, 8, 0)); /* nobody holds it any more */
     sagemem_heap_destroy(heap);
