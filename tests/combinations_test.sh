@@ -153,6 +153,22 @@ for threads in 1 4; do
     done
 done
 
+# An interrupt before the first tree, while the scale factors are awaited: files that are opened after it do not stay.
+mkfifo "$tmp/a_list"
+for threads in 1 4; do
+    rm -rf "$tmp/dir"
+    "$forest" --quiet --threads "$threads" --scale-factors "$tmp/a_list" --output "$tmp/dir" "$data/trees_063.0" >"$tmp/out" 2>"$tmp/err" &
+    exec 3>"$tmp/a_list" # comes back when the other end is open
+    kill -TERM $!
+    cat "$data/millennium.a_list" >&3
+    exec 3>&-
+    wait $!
+    status=$?
+    ok "SIGTERM at the start, threads $threads: status $status" [ "$status" -eq 143 ]
+    ok "SIGTERM at the start, threads $threads: says so" says "interrupted after 0 forests"
+    ok "SIGTERM at the start, threads $threads: no file" empty "$tmp/dir"
+done
+
 # A thread that cannot be started: there are addresses for some, not for all. Tools that watch memory need too many.
 # shellcheck disable=SC3045
 if [ -z "${SAGEMEM_TEST_SLOW:-}" ] && (ulimit -v 500000) 2>/dev/null; then

@@ -356,8 +356,8 @@ static bool run_open(struct run *run) {
 int run_all(struct run *run, const struct options *options) {
     *run = (struct run){.options = options, .file = -1};
     sagemem_writers_set_budget(options->without.buffers ? 1 : options->buffer_bytes);
+    signals_catch(); /* before the first file is opened: what a signal ends leaves files half made */
     if (!run_open(run)) return EXIT_FAILURE;
-    signals_catch();
     bool good = work_in_threads(run);
     if (run->failed) good = fail("%s", run->reason);
     progress_show(run, NULL, true);
