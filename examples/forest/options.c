@@ -14,7 +14,10 @@ static bool set_output(struct options *options, const char *value) {
     return true;
 }
 
+/* Whoever forgets the name must not get the picture in place of a tree file. */
 static bool set_plot(struct options *options, const char *value) {
+    const char *suffix = strrchr(value, '.');
+    if (!suffix || strcmp(suffix, ".svg") != 0) return fail("--plot takes the name of an .svg file, not '%s'", value);
     options->plot = value;
     return true;
 }
