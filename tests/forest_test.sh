@@ -93,6 +93,7 @@ wrong "option without its value" "--limit" --output "$tmp/dir" "$trees" --limit
 wrong "limit is no size" "'12parsecs'" --limit 12parsecs --output "$tmp/dir" "$trees"
 wrong "limit of nothing" "'0'" --limit 0 --output "$tmp/dir" "$trees"
 wrong "limit beyond 64 bits" "--limit" --limit 99999999T --output "$tmp/dir" "$trees"
+wrong "limit of more digits than that" "--limit" --limit 99999999999999999999 --output "$tmp/dir" "$trees"
 wrong "no thread" "'0'" --threads 0 --output "$tmp/dir" "$trees"
 wrong "threads are no number" "'2x'" --threads 2x --output "$tmp/dir" "$trees"
 wrong "no buffer" "'0'" --buffer-mb 0 --output "$tmp/dir" "$trees"

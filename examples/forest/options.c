@@ -2,6 +2,7 @@
 #include "options.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,13 +49,14 @@ static bool set_snapshots(struct options *options, const char *value) {
 static bool set_limit(struct options *options, const char *value) {
     static const char units[] = "KMGT";
     char *end = NULL;
+    errno = 0;
     unsigned long long number = isdigit((unsigned char)*value) ? strtoull(value, &end, 10) : 0;
     const char *unit = number > 0 && *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
     unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
     const char *rest = unit ? end + 1 : end;
     if (number == 0 || (strcmp(rest, "") != 0 && strcmp(rest, "B") != 0 && (!unit || strcmp(rest, "iB") != 0)))
         return fail("--limit takes a size such as 2G or 512MiB, not '%s'", value);
-    if (number > UINT64_MAX >> shift) return fail("--limit: %s is more than can be counted", value);
+    if (errno == ERANGE || number > UINT64_MAX >> shift) return fail("--limit: %s is more than can be counted", value);
     options->limit = (uint64_t)number << shift;
     return true;
 }
