@@ -165,7 +165,7 @@ int options_parse(struct options *options, int argc, char **argv) {
             return 0;
         }
         if (option->value && i + 1 == argc) {
-            fail("%s needs a %s", option->name, option->value);
+            fail("%s needs a value: %s", option->name, option->value);
             return wrong();
         }
         if (!option->set_fn(options, option->value ? argv[++i] : NULL)) return wrong();

@@ -113,7 +113,7 @@ static int options_parse(struct options *options, int argc, char **argv) {
             return 0;
         }
         if (++i == argc) {
-            fail("%s needs a %s", option->name, option->value);
+            fail("%s needs a value: %s", option->name, option->value);
             return wrong();
         }
         if (option->place == 0) options->output = argv[i];
