@@ -46,8 +46,10 @@
  *       Star formation                        0 B   3.45 KiB   2.46 KiB   1.8%          678
  *
  * Status: 0; 1 after a failure, which is told on stderr with file, tree and halo where there are any, and no file is
- * written; 2 for a wrong command line; 130 after an interrupt (SIGINT; 143 SIGTERM), which lets the forests in work come
- * to their end and writes no file either: half a catalogue looks like a whole one. A second interrupt ends it at once.
+ * written (when it is standard output that fails, they are); 2 for a wrong command line; 130 after an interrupt (SIGINT;
+ * 143 SIGTERM), which lets the forests in work come to their end and writes no file either: half a catalogue looks like a
+ * whole one. A second interrupt ends it at once; the hidden files that it leaves are removed by the next run that writes
+ * those snapshots there.
  */
 #include "forest.h"
 

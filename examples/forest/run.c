@@ -290,16 +290,16 @@ static bool build(struct worker *worker, struct result *result) {
         if (sagemem_scope_begin(NULL, "forest", worker->forest) != SAGEMEM_OK)
             return fail("%s: %s", path, sagemem_last_error()->message);
         good = build_in(worker, NULL, result);
-        good = (sagemem_scope_end(NULL) == SAGEMEM_OK && forest_peak_measure(&result->peak, NULL)) ||
-                       fail("%s: %s", path, sagemem_last_error()->message)
-                   ? good
-                   : false;
+        good = ((sagemem_scope_end(NULL) == SAGEMEM_OK && forest_peak_measure(&result->peak, NULL)) ||
+                fail("%s: %s", path, sagemem_last_error()->message)) &&
+               good;
     }
     result->peak.galaxy_count = result->harvest.galaxy_count;
     return good;
 }
 
-/* A limit is for all threads. Where one meets it ahead of its turn, it tries again when the forests before it are gone. */
+/* A limit is for all threads. Where one meets it ahead of its turn, it tries again when the forests before it are gone.
+ * Those behind it stay: near its limit a run with threads may fail where one without them does not, and not every time. */
 static void build_and_hand_over(struct worker *worker) {
     struct window *window = &worker->run->window;
     struct result result;
