@@ -1213,6 +1213,7 @@ SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
         return sagemem_array_shrink(&array->base);                                                                                 \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline void array_name##_deinit(array_name *array) { sagemem_array_deinit(&array->base); }               \
+    typedef char array_name##_is_aligned_to_16[__alignof__(type) <= 16 ? 1 : -1];                                                  \
     typedef int array_name##_needs_a_semicolon
 
 /* A structure of arrays: named columns with one count, each aligned to 64 bytes, all in one block. */
@@ -10765,12 +10766,17 @@ SAGEMEM_API sagemem_status sagemem_array_grow(void **data, size_t element_size, 
     } else {
         smi_ref ref;
         if (smi_resolve_or_fault(*data, &ref, call) != SAGEMEM_OK) return smi_mine.error.status;
-        if (ref.size / element_size < *capacity)
+        size_t room = ref.size / element_size; /* it may have more than it is said to: code that starts anew at 0, say */
+        if (room < *capacity)
             return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
                             "the block of %zu bytes has no room for the capacity of %zu elements of %zu bytes that it is said to "
                             "have; check element_size and *capacity",
                             ref.size, *capacity, element_size);
-        size_t want = smi_array_larger(*capacity, min_capacity, most, growth == 0 ? 1.5 : growth);
+        if (room >= min_capacity) {
+            *capacity = room;
+            return SAGEMEM_OK;
+        }
+        size_t want = smi_array_larger(room, min_capacity, most, growth == 0 ? 1.5 : growth);
         fresh = smi_array_realloc(*data, element_size, min_capacity, want, call);
     }
     if (fresh == NULL) return smi_mine.error.status;
@@ -11671,6 +11677,8 @@ static const char *smi_filemap_name(const char *path) {
 }
 
 static sagemem_status smi_filemap_cut(const sagemem_map *map, uint64_t end, uint64_t wanted, const char *call) {
+    smi_os_info info; /* the end may lie before what was asked for */
+    if (smi_os_info_of(map->file, &info) && info.size < end) end = info.size;
     return smi_fail(
         SAGEMEM_E_IO, 0, call,
         "%s ends at byte %llu, but bytes up to %llu were to be read: it was cut short; sagemem_map_refresh takes what is "
@@ -12010,8 +12018,12 @@ SAGEMEM_API sagemem_status sagemem_map_close(sagemem_map *map) {
 }
 
 SAGEMEM_API const void *sagemem_map_data(const sagemem_map *map) {
-    if (!smi_object_alive(map, &smi_filemap_kind, "sagemem_map_data") || map->desc.window != 0) return NULL;
-    return map->part.data;
+    const char *call = "sagemem_map_data";
+    if (!smi_object_alive(map, &smi_filemap_kind, call)) return NULL;
+    if (map->desc.window != 0)
+        smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%s is mapped through a window, of which sagemem_map_view shows parts",
+                 smi_filemap_name(map->desc.path));
+    return map->desc.window == 0 ? map->part.data : NULL;
 }
 
 SAGEMEM_API uint64_t sagemem_map_size(const sagemem_map *map) {
@@ -12437,10 +12449,11 @@ static bool smi_writer_resize(sagemem_writer *w, size_t least, size_t size, bool
     size_t claimed = kept > 0 ? kept : smi_writer_claim(least, size);
     if (claimed > 0 && smi_writer_take(w, claimed, needed, call)) return true;
     if (claimed == 0 && needed)
-        smi_fail(SAGEMEM_E_LIMIT, 0, call,
-                 "the budget of all writers has no %zu bytes left for a record; raise it with sagemem_writers_set_budget, or use "
-                 "sagemem_write, which needs no buffer",
-                 least);
+        smi_fail(
+            SAGEMEM_E_LIMIT, 0, call,
+            "%.80s: the budget of all writers has no %zu bytes left for a record; raise it, flush others, or use sagemem_write, "
+            "which needs no buffer",
+            smi_writer_name(w), least);
     if (before > 0 && smi_writer_claim(before, before) > 0) (void)smi_writer_take(w, before, false, call);
     return false;
 }
@@ -12476,7 +12489,8 @@ static void smi_writer_fit(sagemem_writer *w, const char *call) {
 /* The first buffer: as large as the budget has left, half of that and so on where memory is short, down to min_bytes. */
 static bool smi_writer_first(sagemem_writer *w, const char *call) {
     size_t least = w->desc.min_bytes < SMI_WRITER_FLOOR ? w->desc.min_bytes : (size_t)SMI_WRITER_FLOOR;
-    size_t size = smi_writer_claim(least, w->wish);
+    /* Where there is a budget, others are to find something, too: a flush brings each to its share. */
+    size_t size = smi_writer_claim(least, SMI_LOAD(&smi_writer_budget) > 0 ? w->desc.min_bytes : w->wish);
     if (size == 0) return true; /* it writes through */
     while (size > w->desc.min_bytes) {
         if (smi_writer_take(w, size, false, call)) return true;

@@ -915,8 +915,26 @@ static void anything(void **state) {
     assert_int_equal(fault.count, 0);
 }
 
+/* Code that starts anew at 0 for each tree keeps its block, and what is in it. */
+static void grow_never_shrinks(void **state) {
+    (void)state;
+    int *data = (int *)sagemem_alloc(NULL, 1000 * sizeof *data, 1);
+    assert_non_null(data);
+    for (int i = 0; i < 1000; i++) data[i] = i;
+    size_t capacity = 0, size = sagemem_size(data);
+    assert_int_equal(sagemem_array_grow((void **)&data, sizeof *data, &capacity, 1, 0), SAGEMEM_OK);
+    assert_int_equal(sagemem_size(data), size);
+    assert_int_equal(capacity, size / sizeof *data);
+    capacity = 5;
+    assert_int_equal(sagemem_array_grow((void **)&data, sizeof *data, &capacity, 3000, 0), SAGEMEM_OK);
+    assert_true(capacity >= 3000);
+    for (int i = 0; i < 1000; i++) assert_int_equal(data[i], i);
+    sagemem_free(data);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(grow_never_shrinks, setup),
         cmocka_unit_test_setup(grow_counts_few_reallocs, setup),
         cmocka_unit_test_setup(grow_refuses, setup),
         cmocka_unit_test_setup(grow_keeps_the_place, setup),
