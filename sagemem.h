@@ -42,6 +42,7 @@
  *
  *     #define SAGEMEM_IMPLEMENTATION
  *     #include "sagemem.h"
+ *     #include <stdio.h>
  *
  *     enum { TAG_TREES = 1, TAG_COOLING };
  *
@@ -126,9 +127,10 @@
  *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
- *     names it. Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a
- *     _desc. C11 or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11
- *     include this header before system headers, or an #error says so.
+ *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer or reader in its name
+ *     >>io. Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a _desc. C11
+ *     or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11 include this
+ *     header before system headers, or an #error says so.
  *
  * OBJECTS
  *
@@ -223,6 +225,7 @@
  *
  *         if (n == max && sagemem_array_grow((void **)&galaxies, sizeof *galaxies, &max, n + 1, 0) != SAGEMEM_OK) return -1;
  *
+ *     (a count kept as int goes through a size_t and back). For a tag, make the first block with sagemem_alloc.
  *     New code says SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); and pushes: a comparison and a copy, inline. The elements
  *     are one block, used to its last byte, and a block like any other for visits and reports; to carry them out of a
  *     scope, array.data = sagemem_keep(array.data). Where memory is short of the factor, less is asked for, at the least what
@@ -386,6 +389,8 @@
  *       unmapped, NULL + 8 memory
  *     ... after its scope ended          -                    at once (2)           at once          at once (2)
  *     ... after its heap ended           at once (3)          at once (3)           at once (3)      at once (3)
+ *     read or written after its scope    -                    no                    no, or SIGSEGV   no
+ *       or heap ended
  *     written 1 byte past the end        no                   (4) if it meets the   no               (5)
  *                                                             next block's word
  *     written 8 or more bytes past it    (6) into a free      (4)                   no               (5)
@@ -413,6 +418,7 @@
  *
  *     The compiler warns about writing past the size asked for, or _FORTIFY_SOURCE aborts, although sagemem_size allows
  *       it: compilers see the size in the call; resize with sagemem_realloc before using more.
+ *     gcc warns that static functions are never defined: SAGEMEM_STATIC with layers left out; -Wno-unused-function there.
  *     A crash in a source's map_fn, or a deadlock: it is called with a lock held and must not call sagemem.
  *     A deadlock while a report is written: a sink's write_fn must not call sagemem.
  *     Memory does not fall after everything was freed: it is kept for later (see VITAL STATISTICS); sagemem_trim(), or
@@ -604,7 +610,8 @@ typedef enum sagemem_fault_kind { SAGEMEM_MISUSE, SAGEMEM_CORRUPTION } sagemem_f
 
 /* Called when misuse or corruption is found. If fault_fn returns, the call that found it fails with
  * error->status and changes nothing; a damaged block is leaked. It may longjmp away only from calls on heaps
- * that are not SAGEMEM_HEAP_SHARED, and not past a function that the library called. NULL restores the default: the message on stderr, then abort(). */
+ * that are not SAGEMEM_HEAP_SHARED, and not past a function that the library called. NULL restores the default: the message on
+ * stderr, then abort(). */
 SAGEMEM_API void sagemem_set_fault_handler(void (*fault_fn)(void *ctx, sagemem_fault_kind kind, const sagemem_error *error),
                                            void *ctx);
 
@@ -1124,8 +1131,9 @@ SAGEMEM_API SAGEMEM_NODISCARD sagemem_arena *sagemem_arena_load(const sagemem_ar
 
 /* Makes room for at least min_capacity elements in *data, a block of sagemem_alloc or NULL, by a factor of growth (more than 1;
  * 0: 1.5), and sets *capacity, counted in elements. *data NULL: default heap, untagged; else the block's own heap, scope and tag.
- * Returns OK and changes nothing when the capacity is enough already. On failure (E_ARGUMENT, E_NOMEM, E_LIMIT) nothing is
- * changed. Threads: the block's owner. Cost: O(log n) of these for n elements pushed one by one. */
+ * Returns OK and changes nothing when the capacity is enough already; a block that has more room than *capacity says is taken
+ * at its size, never shrunk. Blocks of malloc are none: start from NULL or sagemem_alloc. On failure (E_ARGUMENT, E_NOMEM,
+ * E_LIMIT) nothing is changed. Threads: the block's owner. Cost: O(log n) of these for n elements pushed one by one. */
 SAGEMEM_API sagemem_status sagemem_array_grow(void **data, size_t element_size, size_t *capacity, size_t min_capacity,
                                               double growth);
 
@@ -1507,8 +1515,9 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
 SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ctx), void *ctx, uint64_t *points);
 
 /* ==========================================================================
- * Sites: with SAGEMEM_SITES defined before the include, the short calls pass on file and line, which heaps
- * with SAGEMEM_HEAP_SITES or _CHECKED keep for messages, visits and leak lists. The functions are the same.
+ * Sites: with SAGEMEM_SITES defined before the include, the five short calls (alloc, calloc, realloc, free, strdup)
+ * pass on file and line, which heaps with SAGEMEM_HEAP_SITES or _CHECKED keep for messages and sagemem_heap_visit. The
+ * functions are the same.
  * ========================================================================== */
 
 SAGEMEM_API SAGEMEM_MALLOC_SIZE1(2) void *sagemem_alloc_at(sagemem_heap *heap, size_t size, sagemem_tag tag, const char *file,
