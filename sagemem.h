@@ -13285,6 +13285,14 @@ struct sagemem_reader {
     smi_reader_ahead ahead;
 };
 
+/* The input in messages: the end of a long path tells more than its beginning. */
+static const char *smi_reader_name(const sagemem_reader *r) {
+    enum { SMI_READER_NAME_SHOWN = 90 };
+    size_t length = r->path != NULL ? strlen(r->path) : 0;
+    if (r->path == NULL) return r->desc.source != NULL ? "the source" : "the descriptor";
+    return length > SMI_READER_NAME_SHOWN ? r->path + length - SMI_READER_NAME_SHOWN : r->path;
+}
+
 /* -- What a tool that watches may see -- */
 
 /* Of every buffer that is the caller's, while the library works on them, and after. */
@@ -13611,7 +13619,8 @@ static sagemem_status smi_reader_fill(sagemem_reader *r, size_t size, const char
         }
         if (status != SAGEMEM_OK || size <= (size_t)(r->end - r->at)) return status;
     }
-    return smi_fail(SAGEMEM_E_EMPTY, 0, call, "%zu bytes are wanted at byte %llu, and %zu are left; read those, or ask for fewer",
+    return smi_fail(SAGEMEM_E_EMPTY, 0, call,
+                    "%s: %zu bytes are wanted at byte %llu, and %zu are left; read those, or ask for fewer", smi_reader_name(r),
                     size, (unsigned long long)(r->offset - (uint64_t)(r->end - r->at)), (size_t)(r->end - r->at));
 }
 
@@ -13662,8 +13671,8 @@ static sagemem_status smi_reader_skip(sagemem_reader *r, uint64_t size, const ch
         sagemem_status status = smi_reader_next(r, size, call);
         if (status != SAGEMEM_OK) return status;
         if (r->at == r->end)
-            return smi_fail(SAGEMEM_E_EMPTY, 0, call, "the input ends at byte %llu, %llu before what was to be skipped",
-                            (unsigned long long)r->offset, (unsigned long long)size);
+            return smi_fail(SAGEMEM_E_EMPTY, 0, call, "%s ends at byte %llu, %llu before what was to be skipped",
+                            smi_reader_name(r), (unsigned long long)r->offset, (unsigned long long)size);
     }
 }
 
@@ -13723,7 +13732,7 @@ static void smi_reader_end(smi_object *o) {
 static size_t smi_reader_check(const smi_object *o, const char *call) {
     const sagemem_reader *r = (const sagemem_reader *)o;
     const smi_reader_ahead *a = &r->ahead;
-    const char *of = r->path != NULL ? r->path : "a descriptor or source";
+    const char *of = smi_reader_name(r);
     smi_check_ctx c = {call, 0};
     char text[SMI_WHY + 40];
     if (r->at > r->end || r->rest > r->rest_end || (uint64_t)(r->end - r->at) > r->offset) {
@@ -13938,8 +13947,8 @@ SAGEMEM_API sagemem_status sagemem_read(sagemem_reader *reader, void *to, size_t
     }
     if (got != NULL) *got = n;
     else if (status == SAGEMEM_OK && n < size)
-        status = smi_fail(SAGEMEM_E_EMPTY, 0, call, "the input ends at byte %llu: %zu of %zu bytes were left; pass got to be told",
-                          (unsigned long long)reader->offset, n, size);
+        status = smi_fail(SAGEMEM_E_EMPTY, 0, call, "%s ends at byte %llu: %zu of %zu bytes were left; pass got to be told",
+                          smi_reader_name(reader), (unsigned long long)reader->offset, n, size);
     smi_object_leave(&reader->object);
     return status;
 }
@@ -13977,8 +13986,9 @@ SAGEMEM_API sagemem_status sagemem_read_at(sagemem_reader *reader, uint64_t offs
         if (offset <= UINT64_MAX - size)
             status = smi_reader_fetch(reader, (char *)to + done, size - done, offset + done, &got, call);
         if (status == SAGEMEM_OK && got == 0)
-            status = smi_fail(SAGEMEM_E_EMPTY, 0, call, "%zu bytes are wanted at byte %llu, past the end; ask for what there is",
-                              size, (unsigned long long)offset);
+            status =
+                smi_fail(SAGEMEM_E_EMPTY, 0, call, "%s: %zu bytes are wanted at byte %llu, past the end; ask for what there is",
+                         smi_reader_name(reader), size, (unsigned long long)offset);
     }
     smi_object_leave(&reader->object);
     return status;
