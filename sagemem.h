@@ -10563,7 +10563,8 @@ static uint32_t smi_arena_data_sum(const char *at, size_t size) {
     smi_quiet_begin(); /* the program may not have written all of it */
     for (size_t n; size > 0; at += n, size -= n) {
         n = size;
-        sum = smi_crc32c(sum, smi_arena_piece(copy, at, &n), n);
+        const char *piece = smi_arena_piece(copy, at, &n); /* changes n: not within the call */
+        sum = smi_crc32c(sum, piece, n);
     }
     smi_quiet_end();
     smi_quiet_known(&sum, sizeof sum);
