@@ -13,6 +13,9 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <string.h>
+
 enum { TAG_NAMES = 1, MOST = 100 };
 
 /* A real one reads lines from a file. */

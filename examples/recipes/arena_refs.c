@@ -13,6 +13,9 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <string.h>
+
 struct halo {
     uint64_t snapshot, particles;
     sagemem_arena_ref progenitor; /* zero: none */

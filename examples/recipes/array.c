@@ -9,6 +9,8 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+
 enum { TAG_HALOS = 1 };
 
 typedef struct halo {

@@ -9,6 +9,11 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 static char path[] = "/tmp/checkpoint-XXXXXX"; /* any name */
 
 static void show(const char *when) {

@@ -9,6 +9,8 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+
 enum { TAG_GALAXIES = 1, MASS = 0, SFR, ID };
 
 int main(void) {

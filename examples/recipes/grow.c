@@ -8,6 +8,8 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+
 enum { TAG_GALAXIES = 1 };
 
 struct GALAXY {

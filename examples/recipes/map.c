@@ -11,6 +11,8 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+
 enum { TAG_CATALOGUE = 1 };
 
 struct halo {

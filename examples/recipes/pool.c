@@ -11,6 +11,8 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+
 enum { TAG_GALAXIES = 1, COUNT = 1000 };
 
 struct GALAXY {

@@ -9,6 +9,10 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 enum { TAG_GALAXIES = 1, TAG_HISTORIES, BINS = 4 };
 
 struct GALAXY {

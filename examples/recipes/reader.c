@@ -13,6 +13,9 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <string.h>
+
 /* The file of the example: counts 1, 10, 100; x is 0, 1, 2, ... */
 static bool make_snapshot(FILE *file) {
     for (uint64_t count = 1; count <= 100; count *= 10) {

@@ -10,6 +10,8 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+
 enum { TAG_CATALOGUE = 1 };
 
 int main(void) {

@@ -9,6 +9,9 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <string.h>
+
 enum { TAG_RECORDS = 1 };
 
 int main(void) {

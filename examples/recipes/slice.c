@@ -12,6 +12,9 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <string.h>
+
 /* What is to be done with the text in the end: nothing for a string; for a mapped file, munmap. */
 static void give_back(void *ctx, const void *data) {
     (void)ctx, (void)data;

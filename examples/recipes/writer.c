@@ -9,6 +9,10 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
 enum { TAG_OUTPUT = 1 };
 
 /* Stands for a disk without room. */

@@ -7,6 +7,11 @@
 #define SAGEMEM_IMPLEMENTATION
 #include "sagemem.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 int main(void) {
     char path[] = "/tmp/forests-XXXXXX"; /* any name */
     close(mkstemp(path));
