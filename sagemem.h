@@ -10617,7 +10617,10 @@ SAGEMEM_API sagemem_status sagemem_arena_save(const sagemem_arena *arena, const 
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no sink, or one without write_fn: pass what takes the bytes");
     if (!smi_arena_enter(arena, call)) return smi_mine.error.status;
     smi_arena_out out = {to, 0};
+    sagemem_error before = smi_mine.error;
+    smi_mine.error.status = SAGEMEM_OK; /* to tell what the sink says from what was said before */
     sagemem_status status = smi_arena_write_all(arena, &out);
+    if (status == SAGEMEM_OK) smi_mine.error = before;
     if (status != SAGEMEM_OK && smi_mine.error.status != status) /* else the sink has said why */
         smi_fail(status, 0, call, "the sink took no more of arena '%s' after %llu bytes (%s); save it again from the start",
                  smi_arena_name(arena), (unsigned long long)out.offset, sagemem_status_name(status));
