@@ -40,7 +40,7 @@ RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes
 FOREST   := $(sort $(wildcard examples/forest/*.c))
 TREES    := $(sort $(wildcard examples/forest_trees/*.c))
 
-TESTS            = $(PROGRAMS) $(SHELLS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
+TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
 VALGRIND_EXCLUDE =
 VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS))
