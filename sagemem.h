@@ -13060,7 +13060,7 @@ SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used) {
 /* What of the bytes is still in this buffer. */
 static void smi_writer_patch_part(smi_writer_part *p, uint64_t position, const char *data, uint64_t end) {
     uint64_t from = position > p->base ? position : p->base, part_end = p->base + p->used, to = end < part_end ? end : part_end;
-    SMI_ASSUME(from >= to || p->bytes != NULL);
+    SMI_ASSUME(from >= to || (p->bytes != NULL && data != NULL));
     if (from < to) memcpy(p->bytes + (size_t)(from - p->base), data + (size_t)(from - position), (size_t)(to - from));
 }
 
