@@ -69,7 +69,7 @@ demo: $(BUILD)/forest $(BUILD)/forest_trees ## builds and runs the forest exampl
 deps: ## installs what the tests need (Debian, Ubuntu, Fedora, macOS)
 	@sh tests/deps.sh
 
-test: ## builds and runs every test, in less than two minutes
+test: ## builds and runs every test (some two minutes on two cores)
 	@rm -rf $(RESULTS)
 	-+@$(MAKE) --no-print-directory -k $(jobs) $(addprefix run-,$(TESTS))
 	@sh tests/summary.sh $(RESULTS) $(TESTS)

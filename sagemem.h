@@ -8714,8 +8714,6 @@ SMI_INLINE bool smi_pool_proved(const sagemem_pool *p, const char *place) {
 
 /* -- Damage ------------------------------------------------------------------------------------------------------- */
 
-static const char *smi_pool_name(const sagemem_pool *p) { return p->object.name != NULL ? p->object.name : "pool"; }
-
 /* The first byte of a place in a checked heap that is not as it was left: behind an object, or anywhere in a free place.
  * stride: there is none. */
 static size_t smi_pool_scan(const sagemem_pool *p, const char *place, bool live) {
@@ -8730,7 +8728,7 @@ static bool smi_pool_damaged(const sagemem_pool *p, const char *place, bool live
     char where[32] = "at its start";
     if (p->checked) smi_text(where, sizeof where, "at byte %zu", at);
     smi_text(text, size, "object %p (%zu bytes) of pool '%s' (tag '%s') was written to %s%s", (const void *)place,
-             p->desc.object_size, smi_pool_name(p), sagemem_tag_name(p->desc.tag), where,
+             p->desc.object_size, smi_object_name(&p->object), sagemem_tag_name(p->desc.tag), where,
              live ? ", past its end" : " after it was freed");
     return true;
 }
@@ -8749,16 +8747,6 @@ SMI_NOINLINE void smi_pool_lose(sagemem_pool *p, const char *place, const char *
 }
 
 /* -- Blocks ------------------------------------------------------------------------------------------------------- */
-
-/* The library's own memory for the pool. NULL: the error is set. */
-static void *smi_pool_meta(const sagemem_pool *p, size_t size, const char *call) {
-    void *at = NULL;
-    smi_mine.paying = &p->object.domain->budget;
-    if (smi_os_fails()) smi_fail_system(call, size);
-    else at = smi_meta_alloc(size);
-    smi_mine.paying = NULL;
-    return at;
-}
 
 static size_t smi_pool_table_slots(const sagemem_pool *p) {
     return p->table != smi_pool_untabled ? (size_t)1 << (64 - p->table_shift) : 0;
@@ -8791,7 +8779,7 @@ static bool smi_pool_table_room(sagemem_pool *p, size_t sections, const char *ca
     if (slots < SMI_POOL_SLOTS) slots = SMI_POOL_SLOTS;
     while (slots < need) slots *= 2;
     if (slots == old) return true;
-    smi_pool_entry *table = (smi_pool_entry *)smi_pool_meta(p, slots * sizeof *table, call);
+    smi_pool_entry *table = (smi_pool_entry *)smi_object_meta(&p->object, slots * sizeof *table, call);
     if (table == NULL) return false;
     if (old > 0) smi_meta_free(p->table, old * sizeof *table);
     p->table = table;
@@ -8805,7 +8793,7 @@ static bool smi_pool_list_room(sagemem_pool *p, size_t sections, const char *cal
     size_t room = p->section_room > 0 ? p->section_room : 64, count = p->section_count;
     while (room < count + sections) room *= 2;
     if (room == p->section_room) return true;
-    smi_pool_section **list = (smi_pool_section **)smi_pool_meta(p, smi_pool_list_size(room), call);
+    smi_pool_section **list = (smi_pool_section **)smi_object_meta(&p->object, smi_pool_list_size(room), call);
     if (list == NULL) return false;
     uint64_t *open_map = (uint64_t *)(void *)(list + room);
     if (count > 0) memcpy(list, p->sections, count * sizeof *list);
@@ -8826,7 +8814,7 @@ static void smi_pool_section_clear(smi_pool_section *s) {
 }
 
 static smi_pool_section *smi_pool_section_make(const sagemem_pool *p, char *start, size_t places, const char *call) {
-    smi_pool_section *s = (smi_pool_section *)smi_pool_meta(p, smi_pool_section_size(places), call);
+    smi_pool_section *s = (smi_pool_section *)smi_object_meta(&p->object, smi_pool_section_size(places), call);
     if (s == NULL) return NULL;
     s->start = start;
     s->bytes = places * p->stride;
@@ -8900,7 +8888,7 @@ static char *smi_pool_block_take(sagemem_pool *p, size_t *places, size_t least, 
 static bool smi_pool_full(const sagemem_pool *p, uint64_t room, const char *call) {
     if (p->desc.max_count == 0 || room < p->desc.max_count) return false;
     smi_fail(SAGEMEM_E_FULL, 0, call, "pool '%s' has %llu objects, and its max_count is %zu; free some, or raise max_count",
-             smi_pool_name(p), (unsigned long long)(p->total - p->freed), p->desc.max_count);
+             smi_object_name(&p->object), (unsigned long long)(p->total - p->freed), p->desc.max_count);
     return true;
 }
 
@@ -8977,7 +8965,7 @@ static smi_pool_loose *smi_pool_loose_find(const sagemem_pool *p, const void *bl
 static bool smi_pool_loose_room(sagemem_pool *p, const char *call) {
     size_t old = p->slot_count, count = old > 0 ? 2 * old : (size_t)SMI_POOL_SLOTS;
     if (p->capacity < old) return true;
-    smi_pool_loose **slots = (smi_pool_loose **)smi_pool_meta(p, count * sizeof *slots, call);
+    smi_pool_loose **slots = (smi_pool_loose **)smi_object_meta(&p->object, count * sizeof *slots, call);
     if (slots == NULL) return false;
     smi_meta_free(p->slots, old * sizeof *slots);
     p->slots = slots;
@@ -9032,7 +9020,7 @@ static bool smi_pool_loose_lives(sagemem_pool *p, smi_pool_loose *l, const char 
 /* A new object. That its address is one of an object already shows what happened to that. */
 static char *smi_pool_loose_take(sagemem_pool *p, const char *call) {
     if (smi_pool_full(p, p->capacity, call) || !smi_pool_loose_room(p, call)) return NULL;
-    smi_pool_loose *l = (smi_pool_loose *)smi_pool_meta(p, sizeof *l, call);
+    smi_pool_loose *l = (smi_pool_loose *)smi_object_meta(&p->object, sizeof *l, call);
     if (l == NULL) return NULL;
     size_t alignment = p->desc.alignment > 16 ? p->desc.alignment : 16;
     l->block = smi_pool_block_insist(p, alignment, p->desc.object_size, call);
@@ -9042,7 +9030,7 @@ static char *smi_pool_loose_take(sagemem_pool *p, const char *call) {
         p->freed++;
         smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
                   "object %p of pool '%s' was freed by another call; give objects back by sagemem_pool_free", (void *)l->block,
-                  smi_pool_name(p));
+                  smi_object_name(&p->object));
     }
     if (l->block == NULL || former != NULL || smi_pool_full(p, p->capacity, call)) { /* a reclaimer may have used the pool */
         if (l->block != NULL) smi_free(l->block, smi_nowhere, call);
@@ -9071,7 +9059,7 @@ static void smi_pool_refuse_loose(const sagemem_pool *p, const void *object, con
     sagemem_status status = smi_resolve(object, &ref, text, sizeof text);
     if (status == SAGEMEM_OK) smi_text(text, sizeof text, "%p is a block, but no object of it", object);
     smi_fault(status == SAGEMEM_E_CORRUPT ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status != SAGEMEM_OK ? status : SAGEMEM_E_FOREIGN,
-              call, "pool '%s': %s", smi_pool_name(p), text);
+              call, "pool '%s': %s", smi_object_name(&p->object), text);
 }
 
 /* Finds a live object; what is none goes to the fault handler. */
@@ -9089,20 +9077,21 @@ static bool smi_pool_locate(sagemem_pool *p, const void *object, smi_pool_place 
     smi_pool_section *s = at->section = smi_pool_find(p, object, &offset);
     if (s == NULL) {
         smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
-                  "%p is no object of pool '%s'; give each object back to the pool that it came from", object, smi_pool_name(p));
+                  "%p is no object of pool '%s'; give each object back to the pool that it came from", object,
+                  smi_object_name(&p->object));
         return false;
     }
     at->index = smi_pool_index(p, offset);
     if (at->index * p->stride != offset) {
         smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
                   "%p lies %zu bytes inside object %p of pool '%s'; only the start of an object can be used", object,
-                  offset - at->index * p->stride, (void *)(s->start + at->index * p->stride), smi_pool_name(p));
+                  offset - at->index * p->stride, (void *)(s->start + at->index * p->stride), smi_object_name(&p->object));
         return false;
     }
     if ((smi_pool_live(s, at->index / 64) >> (at->index % 64) & 1) != 0) return true;
     smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_STALE, call,
               "object %p (%zu bytes) of pool '%s' (tag '%s') was freed already; look for a second free of it", object,
-              p->desc.object_size, smi_pool_name(p), sagemem_tag_name(p->desc.tag));
+              p->desc.object_size, smi_object_name(&p->object), sagemem_tag_name(p->desc.tag));
     return false;
 }
 
@@ -9164,7 +9153,7 @@ static void *smi_pool_make(sagemem_pool *p, const void *from, const char *call) 
     if (smi_pool_locate(p, object, &at, call)) smi_pool_vacate(p, &at, call);
     p->total--;
     smi_fail(status, 0, call, "%s of pool '%s' failed with %s, and the object was not made; see why it does",
-             from != NULL ? "copy_fn" : "init_fn", smi_pool_name(p), sagemem_status_name(status));
+             from != NULL ? "copy_fn" : "init_fn", smi_object_name(&p->object), sagemem_status_name(status));
     return NULL;
 }
 
@@ -9252,7 +9241,7 @@ static bool smi_pool_enter(const sagemem_pool *p, const char *call) {
     smi_object_leave(&p->object);
     smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
               "a hook of pool '%s' is running: it may use the heap, but not its own pool; make what an object owns elsewhere",
-              smi_pool_name(p));
+              smi_object_name(&p->object));
     return false;
 }
 
@@ -9264,7 +9253,7 @@ static bool smi_pool_enter_alone(const sagemem_pool *p, const char *call) {
     smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
               "pool '%s' is being visited by sagemem_pool_each, or is growing: a visit may free the object that it is given, a "
               "reclaimer objects; do this after it",
-              smi_pool_name(p));
+              smi_object_name(&p->object));
     return false;
 }
 
@@ -9325,7 +9314,7 @@ static bool smi_pool_set_up(sagemem_pool *p, const sagemem_pool_desc *desc, cons
     sagemem_heap *heap = p->object.domain->base;
     p->desc = *desc;
     p->heap = p->desc.heap = heap;
-    p->desc.name = smi_pool_name(p);
+    p->desc.name = smi_object_name(&p->object);
     p->section = p->last = &smi_pool_none;
     p->table = smi_pool_untabled;
     p->table_shift = 63;
@@ -9497,7 +9486,9 @@ SAGEMEM_API uint64_t sagemem_pool_trim(sagemem_pool *pool) {
     uint64_t before = pool->held;
     size_t kept = 0;
     bool used = pool->busy || pool->visits > 0, empty; /* no misuse: a reclaimer may be called at any time */
-    if (used) smi_fail(SAGEMEM_E_BUSY, 0, call, "a hook or a visit of pool '%s' is running; trim it later", smi_pool_name(pool));
+    if (used)
+        smi_fail(SAGEMEM_E_BUSY, 0, call, "a hook or a visit of pool '%s' is running; trim it later",
+                 smi_object_name(&pool->object));
     for (size_t first = 0, n; first < pool->section_count && !used; first += n) {
         n = smi_pool_block_sections(pool, first, &empty);
         if (empty) smi_pool_block_free(pool, first, n, call);
@@ -10863,7 +10854,7 @@ static bool smi_array_resize_block(sagemem_array *array, size_t need, size_t wan
 }
 
 /* Room for `more` elements behind the last. Stable arrays take memory in small steps, as nothing is copied: what is held is
- * at most 1/64 and 64 KiB more than what is used. */
+ * at most 1/64 and 80 KiB more than what is used. */
 static bool smi_array_make_room(sagemem_array *array, size_t more, const char *call) {
     size_t count = array->count, size = array->element_size, room = smi_array_room(array), most = smi_array_most(size), want;
     if (count <= room && more <= room - count) return true;
@@ -11616,24 +11607,29 @@ SAGEMEM_API uint64_t sagemem_slice_count(sagemem_slice slice) {
  * ========================================================================== */
 #if SAGEMEM_WITH_MAP
 
-/* A failed call on a file: what was done to which one, why, and the remedy. Of a long path the end is shown. */
+/* A file in messages: the end of a long path tells more than its beginning. NULL: it has none. */
+static const char *smi_path_shown(const char *path) {
+    enum { SMI_PATH_SHOWN = 90 };
+    size_t length = path != NULL ? strlen(path) : 0;
+    if (path == NULL) return "the descriptor";
+    return length > SMI_PATH_SHOWN ? path + length - SMI_PATH_SHOWN : path;
+}
+
+/* A failed call on a file: what was done to which one, why, and the remedy. */
 SAGEMEM_PRINTF(4, 5)
 static sagemem_status smi_fail_file(const char *call, const char *path, const char *remedy, const char *what, ...) {
-    enum { SMI_PATH_SHOWN = 90 };
     int reason = smi_os_error();
     char text[80];
     va_list args;
     va_start(args, what);
     vsnprintf(text, sizeof text, what, args);
     va_end(args);
-    if (path == NULL) path = "the descriptor";
-    size_t length = strlen(path);
-    bool cut = length > SMI_PATH_SHOWN;
     sagemem_status status = smi_os_is_missing(reason)  ? SAGEMEM_E_NOT_FOUND
                             : smi_os_is_memory(reason) ? SAGEMEM_E_NOMEM
                                                        : SAGEMEM_E_IO;
-    return smi_fail(status, reason, call, "%s%s %s: %s; %s", cut ? "..." : "", cut ? path + length - SMI_PATH_SHOWN : path, text,
-                    smi_os_error_text(reason), remedy);
+    const char *shown = smi_path_shown(path);
+    bool cut = path != NULL && shown != path;
+    return smi_fail(status, reason, call, "%s%s %s: %s; %s", cut ? "..." : "", shown, text, smi_os_error_text(reason), remedy);
 }
 
 /* A copy of a path for an object; *bytes are to be given back. NULL: the error is set. */
@@ -11656,9 +11652,8 @@ static char *smi_copy_path(const smi_object *o, const char *path, size_t *bytes,
  * far as views ask, and somewhat further. Tools that watch see nothing but what was handed out. */
 
 enum {
-    SMI_FILEMAP_ALIGN = 64,      /* a cache line, the widest vector */
-    SMI_FILEMAP_AHEAD = 1 << 18, /* bytes read behind a view: enough that a call is lost in the copying, few to throw away */
-    SMI_FILEMAP_NAME_SHOWN = 60
+    SMI_FILEMAP_ALIGN = 64,     /* a cache line, the widest vector */
+    SMI_FILEMAP_AHEAD = 1 << 18 /* bytes read behind a view: enough that a call is lost in the copying, few to throw away */
 };
 
 typedef struct smi_filemap_part {
@@ -11692,13 +11687,6 @@ static const smi_object_kind smi_filemap_kind = {"map", sizeof(sagemem_map), smi
 
 /* -- Maps: what their failures say ----------------------------------------------------------------------------- */
 
-/* The file in messages: the end of a long path tells more than its beginning. */
-static const char *smi_filemap_name(const char *path) {
-    size_t length = path != NULL ? strlen(path) : 0;
-    if (path == NULL) return "the descriptor";
-    return length > SMI_FILEMAP_NAME_SHOWN ? path + length - SMI_FILEMAP_NAME_SHOWN : path;
-}
-
 static sagemem_status smi_filemap_cut(const sagemem_map *map, uint64_t end, uint64_t wanted, const char *call) {
     smi_os_info info; /* the end may lie before what was asked for */
     if (smi_os_info_of(map->file, &info) && info.size < end) end = info.size;
@@ -11706,7 +11694,7 @@ static sagemem_status smi_filemap_cut(const sagemem_map *map, uint64_t end, uint
         SAGEMEM_E_IO, 0, call,
         "%s ends at byte %llu, but bytes up to %llu were to be read: it was cut short; sagemem_map_refresh takes what is "
         "left",
-        smi_filemap_name(map->desc.path), (unsigned long long)end, (unsigned long long)wanted);
+        smi_path_shown(map->desc.path), (unsigned long long)end, (unsigned long long)wanted);
 }
 
 static sagemem_status smi_filemap_desc_check(const sagemem_map_desc *desc, const char *call) {
@@ -11829,7 +11817,7 @@ static sagemem_status smi_filemap_block(const sagemem_map *map, smi_filemap_part
 static sagemem_status smi_filemap_unmappable(const sagemem_map *map, const char *call) {
     int reason = smi_os_error();
     return smi_fail(SAGEMEM_E_UNSUPPORTED, reason, call, "%s cannot be mapped: %s; without no_fallback it would be read instead",
-                    smi_filemap_name(map->desc.path), smi_os_error_text(reason));
+                    smi_path_shown(map->desc.path), smi_os_error_text(reason));
 }
 
 /* The first part of a map whose size is known: all of it, or the first window. */
@@ -11900,7 +11888,7 @@ static sagemem_status smi_filemap_flush(const sagemem_map *map, const char *call
     if (!smi_filemap_is_ours(map))
         return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call,
                         "%s was read, not mapped, before a fork: what is written to this copy stays in this process; open it here",
-                        smi_filemap_name(map->desc.path));
+                        smi_path_shown(map->desc.path));
     smi_filemap_rest(part, part->data, part->size, smi_watch_open); /* the system is given whole pages */
     bool done = part->mapped ? smi_os_flush_map(map->file, part->base, part->bytes) : smi_filemap_write_back(map);
     smi_filemap_rest(part, part->data, part->size, smi_watch_shut);
@@ -11931,10 +11919,10 @@ static sagemem_status smi_filemap_open_file(sagemem_map *map, const sagemem_map_
     if (info->regular) return SAGEMEM_OK;
     if (info->directory)
         return smi_fail(SAGEMEM_E_IO, SMI_OS_IS_DIRECTORY, call, "%s is a directory; name a file in it",
-                        smi_filemap_name(desc->path));
+                        smi_path_shown(desc->path));
     return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call,
                     "%s is a pipe, a terminal or a device, which has no bytes to map; use sagemem_reader_open",
-                    smi_filemap_name(desc->path));
+                    smi_path_shown(desc->path));
 }
 
 /* How large the map is, by what the file is now. */
@@ -11946,7 +11934,7 @@ static sagemem_status smi_filemap_measure(sagemem_map *map, const smi_os_info *i
         return smi_fail(SAGEMEM_E_TOO_BIG, 0, call,
                         "%s: %llu bytes are more than there are addresses for (%llu); set a smaller `window` in the desc and use "
                         "sagemem_map_view",
-                        smi_filemap_name(map->desc.path), (unsigned long long)room, (unsigned long long)PTRDIFF_MAX);
+                        smi_path_shown(map->desc.path), (unsigned long long)room, (unsigned long long)PTRDIFF_MAX);
     map->size = map->desc.length = size;
     return SAGEMEM_OK;
 }
@@ -11979,7 +11967,7 @@ static void smi_filemap_end(smi_object *object) {
     if (!map->closing && smi_filemap_is_ours(map)) {
         sagemem_error last = smi_mine.error;
         if (smi_filemap_flush(map, "end of a map") != SAGEMEM_OK)
-            smi_log(SAGEMEM_LOG_ERROR, "a map of %s ended and what was written to it is lost: %s", smi_filemap_name(map->desc.path),
+            smi_log(SAGEMEM_LOG_ERROR, "a map of %s ended and what was written to it is lost: %s", smi_path_shown(map->desc.path),
                     smi_mine.error.message);
         smi_mine.error = last;
     }
@@ -12002,7 +11990,7 @@ static size_t smi_filemap_check(const smi_object *object, const char *call) {
                 (map->desc.window != 0 || (part->first == 0 && part->size == map->size));
     if (good) return 0;
     smi_text(text, sizeof text, "the map of %s is damaged: something wrote over the library's own memory",
-             smi_filemap_name(map->desc.path));
+             smi_path_shown(map->desc.path));
     smi_damage(&c, text);
     return c.damaged;
 }
@@ -12046,7 +12034,7 @@ SAGEMEM_API const void *sagemem_map_data(const sagemem_map *map) {
     if (!smi_object_alive(map, &smi_filemap_kind, call)) return NULL;
     if (map->desc.window != 0)
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%s is mapped through a window, of which sagemem_map_view shows parts",
-                 smi_filemap_name(map->desc.path));
+                 smi_path_shown(map->desc.path));
     return map->desc.window == 0 ? map->part.data : NULL;
 }
 
@@ -12066,7 +12054,7 @@ static sagemem_status smi_filemap_has(const sagemem_map *map, uint64_t offset, s
         SAGEMEM_E_ARGUMENT, 0, call,
         "%s: %zu bytes from %llu on are not all in a map of %llu bytes; ask for fewer, or sagemem_map_refresh if it has "
         "grown",
-        smi_filemap_name(map->desc.path), size, (unsigned long long)offset, (unsigned long long)map->size);
+        smi_path_shown(map->desc.path), size, (unsigned long long)offset, (unsigned long long)map->size);
 }
 
 static const void *smi_filemap_window_view(sagemem_map *map, uint64_t offset, size_t size, const char *call) {
@@ -12103,7 +12091,7 @@ SAGEMEM_API void *sagemem_map_data_writable(sagemem_map *map) {
     if (!smi_object_alive(map, &smi_filemap_kind, call)) return NULL;
     if (map->desc.mode == SAGEMEM_MAP_READ) {
         smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%s was opened with SAGEMEM_MAP_READ; open it with _WRITE, or _PRIVATE for a copy",
-                 smi_filemap_name(map->desc.path));
+                 smi_path_shown(map->desc.path));
         return NULL;
     }
     if (map->size > 0) SMI_STORE(&map->touched, true);
@@ -13303,12 +13291,9 @@ struct sagemem_reader {
     smi_reader_ahead ahead;
 };
 
-/* The input in messages: the end of a long path tells more than its beginning. */
+/* The input in messages. */
 static const char *smi_reader_name(const sagemem_reader *r) {
-    enum { SMI_READER_NAME_SHOWN = 90 };
-    size_t length = r->path != NULL ? strlen(r->path) : 0;
-    if (r->path == NULL) return r->desc.source != NULL ? "the source" : "the descriptor";
-    return length > SMI_READER_NAME_SHOWN ? r->path + length - SMI_READER_NAME_SHOWN : r->path;
+    return r->desc.source != NULL ? "the source" : smi_path_shown(r->path);
 }
 
 /* -- What a tool that watches may see -- */

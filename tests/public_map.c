@@ -1020,6 +1020,25 @@ static void test_walker(void **state) {
     close_ok(map);
 }
 
+/* What failures say: where a file ends now although the read begins behind that, and why there is no data. */
+static void test_messages(void **state) {
+    (void)state;
+    const char *path = file_of("a", 100000);
+    sagemem_map *map = map_of(path, SAGEMEM_MAP_READ, false, NULL);
+    char bytes[64];
+    set_size(path, 1000);
+    assert_int_equal(sagemem_map_read(map, 50000, bytes, sizeof bytes), SAGEMEM_E_IO);
+    assert_failed(SAGEMEM_E_IO, "sagemem_map_read", "ends at byte 1000,");
+    close_ok(map);
+    sagemem_map_desc d = desc_of(path, SAGEMEM_MAP_READ, false);
+    d.window = 500;
+    map = sagemem_map_open(&d);
+    assert_non_null(map);
+    assert_null(sagemem_map_data(map));
+    assert_failed(SAGEMEM_E_ARGUMENT, "sagemem_map_data", "window");
+    close_ok(map);
+}
+
 /* -- Fork --------------------------------------------------------------------------------------------------------- */
 
 /* A mapping is the file's in the child, too. A copy is the parent's to write back: the child's ends without. */
@@ -1413,6 +1432,7 @@ int main(void) {
         TEST(test_accounting),
         TEST(test_limit),
         TEST(test_walker),
+        TEST(test_messages),
         TEST(test_fork),
         TEST(test_failures),
         TEST(test_model),

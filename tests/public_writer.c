@@ -1165,6 +1165,29 @@ static void the_budget_holds_at_every_moment(void **state) {
     }
 }
 
+/* 64 files whose records are built in place: each finds room at its first record, whichever comes first. */
+static void a_budget_has_room_for_records_of_all(void **state) {
+    (void)state;
+    enum { WRITERS = 64 };
+    sagemem_writer *w[WRITERS];
+    sagemem_writers_set_budget(4 * MIB);
+    for (int i = 0; i < WRITERS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "record%d", i);
+        w[i] = open_path(in_place(name));
+        assert_non_null(w[i]);
+    }
+    for (int i = WRITERS - 1; i >= 0; i--) {
+        char *room = (char *)sagemem_write_begin(w[i], 100);
+        assert_non_null(room);
+        memset(room, 'x', 100);
+        sagemem_write_end(w[i], 100);
+        assert_true(buffers_of_all() <= 4 * MIB);
+    }
+    for (int i = 0; i < WRITERS; i++) assert_int_equal(sagemem_writer_close(w[i]), SAGEMEM_OK);
+    sagemem_writers_set_budget(0);
+}
+
 static void without_a_buffer_it_writes_through(void **state) {
     (void)state;
     sagemem_writers_set_budget(1); /* less than any buffer */
@@ -1303,6 +1326,7 @@ int main(void) {
         TEST(what_was_not_closed_at_exit_is_reported),
         TEST(little_memory_makes_a_smaller_buffer_or_an_error),
         TEST(the_budget_holds_at_every_moment),
+        TEST(a_budget_has_room_for_records_of_all),
         TEST(without_a_buffer_it_writes_through),
         TEST(every_failure_changes_nothing),
     };
