@@ -1634,6 +1634,8 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 /* What some layers need and others do not: they may all be off. */
 #define SMI_FOR_LAYERS SAGEMEM_UNUSED static
 #define SMI_NOINLINE static __attribute__((noinline))
+/* Begins a cache line: what these functions cost does not change with what lies in front of them. */
+#define SMI_HOT __attribute__((aligned(64)))
 /* For the few functions that read memory which a tool believes nobody may read. */
 #define SMI_PEEKS __attribute__((no_sanitize("address"), no_sanitize("thread"), noinline))
 
@@ -1674,6 +1676,17 @@ SMI_INLINE uintptr_t smi_self(void) {
 #else
     static __thread char me;
     return (uintptr_t)&me;
+#endif
+}
+/* *thread == smi_self(), for the short paths. */
+SMI_INLINE bool smi_is_self(const uintptr_t *thread) {
+    uintptr_t other = SMI_LOAD(thread);
+#if defined(__x86_64__) && defined(__linux__) && !defined(__ILP32__) && defined(__GCC_ASM_FLAG_OUTPUTS__)
+    bool is;
+    __asm__("cmpq %%fs:0, %1" : "=@cce"(is) : "r"(other));
+    return is;
+#else
+    return other == smi_self();
 #endif
 }
 
@@ -3049,12 +3062,14 @@ enum {
 typedef enum smi_kind { SMI_META, SMI_SLAB, SMI_CHUNK, SMI_HUGE, SMI_SPARE, SMI_DEAD } smi_kind;
 typedef enum smi_origin { SMI_FROM_REGION, SMI_FROM_SYSTEM, SMI_FROM_SOURCE } smi_origin;
 
-/* A free block of a slab page: proof = next ^ address ^ key. Writing over either word breaks the proof, and a
- * block that carries a proof is not handed out: double frees and late writes are seen without a walk. */
+/* A free block of a slab page: proof = next ^ key. Writing over either word breaks the proof, and a
+ * block that carries a proof is not handed out: double frees and late writes are seen without a walk. The last one's
+ * next is smi_no_cell, which proves nothing: keys are odd, addresses are not. */
 typedef struct smi_cell {
     struct smi_cell *next;
     uintptr_t proof;
 } smi_cell;
+static smi_cell smi_no_cell;
 
 typedef enum smi_slab_state { SMI_SLAB_CURRENT, SMI_SLAB_FULL, SMI_SLAB_QUEUED, SMI_SLAB_EMPTY } smi_slab_state;
 
@@ -3062,17 +3077,18 @@ typedef enum smi_slab_state { SMI_SLAB_CURRENT, SMI_SLAB_FULL, SMI_SLAB_QUEUED, 
 typedef struct smi_page {
     uintptr_t owner;      /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
     smi_cell *cells;      /* slab: free blocks */
-    uintptr_t key;        /* slab: see smi_cell */
+    uintptr_t key;        /* slab: see smi_cell; odd */
     char *start;          /* slab: first block; chunk: first byte; huge: the block */
-    uint64_t inverse;     /* slab: 2^64 / block_size, rounded up: offset * inverse < inverse iff it is a multiple (Lemire 2019) */
-    uint32_t limit;       /* slab: bytes of blocks handed out or threaded so far */
+    uint64_t inverse;     /* slab: just above 2^64 / block_size, see smi_slab_index; */
+    uint64_t bound;       /* (offset of a block handed out or threaded so far) * inverse is below this */
     uint32_t total;       /* slab: blocks ever handed out, less `folded` */
     uint32_t freed;       /* slab: of these, given back by the owner; total - freed - remote count are in use */
     uint32_t trigger;     /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
     uint32_t block_size;  /* slab */
+    /* second line: other threads write here */
+    uint32_t limit;       /* slab: bytes of blocks handed out or threaded so far */
     uint16_t capacity;    /* slab: blocks */
     uint16_t class_index; /* slab */
-    /* second line: other threads write here */
     uint32_t remote;     /* slab: freed by other threads: count << 16 | index of the first + 1 */
     uint32_t huge_state; /* huge: 0 live, 1 freed by another thread */
     struct sagemem_heap *domain;
@@ -3102,7 +3118,7 @@ typedef struct smi_rare {
 
 /* Slab pages of one tag in one heap. */
 typedef struct smi_bins {
-    smi_page *current[SMI_CLASSES]; /* never NULL: smi_no_page stands for none */
+    smi_page *current[SMI_CLASSES]; /* never NULL: smi_near.nobody stands for none */
     smi_page *queue[SMI_CLASSES];   /* pages with free blocks, oldest first; circular */
     uint32_t pages[SMI_CLASSES];
 } smi_bins;
@@ -3152,7 +3168,7 @@ struct sagemem_heap {
     uintptr_t magic;          /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
     struct sagemem_heap *top; /* innermost open scope, or itself */
     smi_bins **bins;          /* by tag; NULL entries do not exist: smi_no_bins */
-    uint32_t bins_count;
+    size_t bins_count;
     bool fast;                /* slab pages, short paths */
     bool slab;                /* slab pages */
     bool bump;                /* scope: freed small blocks stay apart, for the exact size */
@@ -3193,8 +3209,9 @@ struct sagemem_heap {
     size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
     smi_u64 header_bytes; /* in front of and behind blocks, where it is not the one word of a chunk: see smi_headers */
     smi_u64 huge_page_bytes;
-    uint32_t page_count, events;
-    size_t event_bytes; /* since the last look: in pages that changed hands, in blocks that filled holes of chunks */
+    uint32_t page_count;
+    size_t event_bytes; /* since the last look: what slab pages could give when they became current, blocks that filled holes of
+                         * chunks, pages that went */
     smi_u64 scopes;     /* open */
     uint64_t scopes_begun;
     struct sagemem_heap *ended, *unused; /* heap: the scope that ended last; scope structures to reuse */
@@ -3360,13 +3377,28 @@ enum { SMI_ROOT = 2 };
 #endif
 static smi_page **smi_map_root[SMI_ROOT];
 
+/* A direct-mapped cache of the map for the short paths: one load, no branch. Its entries are distances from its own start,
+ * where a page lies that nobody owns: so zero is a page, too. Who uses it must make sure that the block lies in the page. */
+enum { SMI_NEAR = 1 << 19, SMI_NEAR_SCALE = sizeof(uintptr_t) == 8 ? 3 : 2 }; /* entries: for 8 GiB of addresses */
+static struct smi_near {
+    smi_page nobody;
+    uintptr_t page[SMI_NEAR];
+} smi_near;
+SMI_INLINE smi_page *smi_lookup_near(const void *pointer) {
+    uintptr_t at = ((uintptr_t)pointer >> (SMI_GRANULE_SHIFT - SMI_NEAR_SCALE)) & ((uintptr_t)(SMI_NEAR - 1) << SMI_NEAR_SCALE);
+    uintptr_t base = (uintptr_t)&smi_near;
+    __asm__("" : "+r"(base)); /* one register for both */
+    const uintptr_t *entry = (const uintptr_t *)(base + offsetof(struct smi_near, page) + at);
+    /* acquire: pairs with the release in smi_map_set, so that the page's fields are seen */
+    return (smi_page *)(base + __atomic_load_n(entry, __ATOMIC_ACQUIRE));
+}
+
 /* The page that an address lies in, or NULL. Any pointer at all; takes no lock. */
 SMI_INLINE smi_page *smi_lookup(const void *pointer) {
     uintptr_t granule = (uintptr_t)pointer >> SMI_GRANULE_SHIFT;
     if (SMI_UNLIKELY(granule >> SMI_LEAF_SHIFT >= SMI_ROOT)) return NULL;
     smi_page **leaf = __atomic_load_n(&smi_map_root[granule >> SMI_LEAF_SHIFT], __ATOMIC_ACQUIRE);
     if (SMI_UNLIKELY(leaf == NULL)) return NULL;
-    /* acquire: pairs with the release in smi_map_set, so that the page's fields are seen */
     return __atomic_load_n(&leaf[granule & ((1u << SMI_LEAF_SHIFT) - 1)], __ATOMIC_ACQUIRE);
 }
 
@@ -3416,6 +3448,10 @@ static void smi_map_set(const char *base, size_t bytes, smi_page *page) {
         }
         if (page != NULL && page->kind == SMI_DEAD) page->references++;
         SMI_STORE_RELEASE(entry, page);
+        uintptr_t *near = &smi_near.page[i & (SMI_NEAR - 1)];
+        bool live = page != NULL && page->kind != SMI_DEAD;
+        if (live) SMI_STORE_RELEASE(near, (uintptr_t)page - (uintptr_t)&smi_near);
+        else if (SMI_LOAD(near) == (uintptr_t)old - (uintptr_t)&smi_near) SMI_STORE(near, (uintptr_t)0);
     }
 }
 
@@ -4196,7 +4232,6 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
         }
         smi_publish_tag(heap, tag, r, now.bytes, now.blocks);
     }
-    heap->events = 0;
     SMI_STORE(&heap->event_bytes, (size_t)0);
     smi_lock_give(&smi_stats_lock);
 }
@@ -4213,11 +4248,10 @@ static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
     }
 }
 
-/* Called when a page of the heap changes hands or a slab page is exhausted. Looking costs a walk of the pages, so
- * that is done once in pages/32 such events: the bound in the manual follows from this. Under the heap's lock. */
-/* So much has been allocated since the last look that the peak may be off by more than the manual says. */
+/* Looking costs a walk of the pages, so it is done when so much may have been allocated, or fallen, since the last look
+ * that the peak could otherwise be off by more than the manual says. */
 SMI_INLINE bool smi_event_due(const smi_domain *heap) {
-    return SMI_LOAD(&heap->event_bytes) > SMI_LOAD(&heap->budget.held) / 32 + SMI_GRANULE;
+    return SMI_LOAD(&heap->event_bytes) > SMI_LOAD(&heap->budget.held) / 32 + SMI_SLAB_MAX;
 }
 
 /* The heap itself is about to grow while a scope is open: what the scope's peak was beside is told now, for afterwards
@@ -4231,9 +4265,18 @@ static void smi_outside_grows(smi_domain *heap) {
     scope->told = smi_peak_of(scope);
 }
 
+/* So many bytes may be allocated from now on, or have gone. Under the heap's lock. */
 static void smi_event(smi_domain *heap, size_t bytes) {
     SMI_ADD(&heap->event_bytes, bytes);
-    if (++heap->events > heap->page_count / 32 || smi_event_due(heap)) smi_publish(heap, false);
+    if (smi_event_due(heap)) smi_publish(heap, false);
+}
+/* The same, without the lock. */
+static void smi_event_alone(smi_domain *heap, size_t bytes) {
+    SMI_ADD(&heap->event_bytes, bytes);
+    if (SMI_LIKELY(!smi_event_due(heap))) return;
+    smi_lock_take(&heap->lock);
+    smi_publish(heap, false);
+    smi_lock_give(&heap->lock);
 }
 
 /* From now on the heap has children: its peaks are those of an account. Under smi_registry_lock. */
@@ -4736,14 +4779,7 @@ static void *smi_chunk_alloc(smi_domain *d, size_t alignment, size_t size, sagem
     size_t usable = smi_chunk_size(d, header, smi_get(header));
     smi_count_alloc(d, tag, usable, 1);
     if (d->pre != 0) SMI_ADD(&d->header_bytes, units * 16 - usable);
-    if (d == d->base && !SMI_LOAD(&d->exact)) { /* holes fill without a page changing hands */
-        SMI_ADD(&d->event_bytes, usable);
-        if (smi_event_due(d)) {
-            smi_lock_take(&d->lock);
-            smi_publish(d, false);
-            smi_lock_give(&d->lock);
-        }
-    }
+    if (d == d->base && !SMI_LOAD(&d->exact)) smi_event_alone(d, usable); /* holes fill without a page changing hands */
     if (smi_watched) smi_watch_alloc(header + 8, usable, false);
     return header + 8;
 }
@@ -4807,11 +4843,11 @@ static void smi_quarantine_enter(smi_domain *d, char *header, uint64_t word, smi
 
 enum { SMI_FOLD_AT = 1 << 30, SMI_THREAD_BYTES = 4096 };
 
-static smi_page smi_no_page; /* what `current` shows where there is none: no free block, ever */
 static smi_bins smi_no_bins;
 
+SMI_INLINE size_t smi_class_exact(size_t size) { return (size + 15) / 16; } /* up to SMI_EXACT_MAX */
 SMI_INLINE unsigned smi_class_of(size_t size) {
-    if (SMI_LIKELY(size <= SMI_EXACT_MAX)) return (unsigned)((size + 15) / 16);
+    if (SMI_LIKELY(size <= SMI_EXACT_MAX)) return (unsigned)smi_class_exact(size);
     unsigned shift = 63u - (unsigned)__builtin_clzll((unsigned long long)(size - 1)) - 5;
     return 65 + (shift - 5) * 32 + ((unsigned)((size - 1) >> shift) - 32);
 }
@@ -4822,17 +4858,17 @@ static size_t smi_class_size(unsigned class_index) {
 }
 
 SMI_INLINE bool smi_cell_proves(const smi_page *page, const smi_cell *cell) {
-    return ((uintptr_t)cell->next ^ cell->proof ^ (uintptr_t)cell) == page->key;
+    return ((uintptr_t)cell->next ^ cell->proof) == page->key;
 }
 SMI_INLINE void smi_cell_push(smi_page *page, smi_cell *cell) {
     cell->next = page->cells;
-    cell->proof = (uintptr_t)cell->next ^ (uintptr_t)cell ^ page->key;
+    cell->proof = (uintptr_t)cell->next ^ page->key;
     page->cells = cell;
 }
 SMI_PEEKS static bool smi_cell_proves_quiet(const smi_page *page, const smi_cell *cell) {
     smi_quiet_begin();
     const volatile smi_cell *c = cell;
-    bool proves = ((uintptr_t)c->next ^ c->proof ^ (uintptr_t)cell) == page->key;
+    bool proves = ((uintptr_t)c->next ^ c->proof) == page->key;
     smi_quiet_known(&proves, sizeof proves);
     smi_quiet_end();
     return proves;
@@ -4845,14 +4881,20 @@ SMI_PEEKS static smi_cell *smi_cell_next_quiet(const smi_cell *cell) {
     return next;
 }
 static void smi_cell_push_quiet(smi_page *page, smi_cell *cell) {
-    smi_pair_quiet(cell, (uintptr_t)page->cells, (uintptr_t)page->cells ^ (uintptr_t)cell ^ page->key);
+    smi_pair_quiet(cell, (uintptr_t)page->cells, (uintptr_t)page->cells ^ page->key);
     page->cells = cell;
 }
 
-/* The block's number in its page, or -1: `at` is not the start of a block that was ever handed out. */
+/* offset * inverse, modulo 2^64. Of the i-th block that is i * (inverse * block_size - 2^64): with an inverse above
+ * 2^64 / block_size, but not by more than 1, at least 16 i and at most block_size * i; from any other address of the
+ * page's span it is far more (the divisibility test of Lemire, Kaser, Kurz 2019, and a range check, in one). */
+SMI_INLINE uint64_t smi_slab_place(const smi_page *page, const void *at) {
+    return (uint64_t)(int64_t)((intptr_t)at - (intptr_t)page->start) * page->inverse;
+}
+/* The block's number in its page, or -1: `at`, any address, is not the start of a block that was ever handed out. */
 SMI_INLINE int64_t smi_slab_index(const smi_page *page, const void *at) {
     uintptr_t offset = (uintptr_t)at - (uintptr_t)page->start;
-    if (offset >= page->limit || (uint64_t)offset * page->inverse >= page->inverse) return -1;
+    if (offset >= page->limit || smi_slab_place(page, at) >= page->bound) return -1;
     return (int64_t)(offset / page->block_size);
 }
 
@@ -4861,11 +4903,11 @@ static smi_bins *smi_bins_of(const smi_domain *d, sagemem_tag tag) { return tag 
 /* The tag's own bins, made if need be. */
 static smi_bins *smi_bins_make(smi_domain *d, sagemem_tag tag) {
     if (tag >= d->bins_count) {
-        uint32_t count = d->bins_count > 0 ? d->bins_count : 16;
+        size_t count = d->bins_count > 0 ? d->bins_count : 16;
         while (count <= tag) count *= 2;
         smi_bins **bins = (smi_bins **)smi_meta_alloc(count * sizeof *bins);
         if (bins == NULL) return NULL;
-        for (uint32_t i = 0; i < count; i++) bins[i] = smi_bins_of(d, (sagemem_tag)i);
+        for (size_t i = 0; i < count; i++) bins[i] = smi_bins_of(d, (sagemem_tag)i);
         smi_meta_free(d->bins, d->bins_count * sizeof *bins);
         d->bins = bins;
         d->bins_count = count;
@@ -4873,17 +4915,19 @@ static smi_bins *smi_bins_make(smi_domain *d, sagemem_tag tag) {
     if (d->bins[tag] != &smi_no_bins) return d->bins[tag];
     smi_bins *fresh = (smi_bins *)smi_meta_alloc(sizeof *fresh);
     if (fresh == NULL) return NULL;
-    for (int i = 0; i < SMI_CLASSES; i++) fresh->current[i] = &smi_no_page;
+    for (int i = 0; i < SMI_CLASSES; i++) fresh->current[i] = &smi_near.nobody;
     return d->bins[tag] = fresh;
 }
 
-/* Resets the 32-bit counters so that they never wrap. Under the heap's lock. */
-static void smi_slab_fold(smi_page *page) {
+/* Resets the 32-bit counters so that they never wrap; readers hold the heap's lock. */
+static void smi_slab_fold(smi_domain *d, smi_page *page) {
+    smi_lock_take(&d->lock);
     uint32_t freed = page->freed;
     SMI_ADD(&page->folded, freed);
     SMI_STORE(&page->total, page->total - freed);
     SMI_STORE(&page->freed, 0);
     page->trigger = SMI_FOLD_AT;
+    smi_lock_give(&d->lock);
 }
 
 static void smi_queue_append(smi_bins *bins, smi_page *page) {
@@ -4912,7 +4956,7 @@ static void smi_slab_release(smi_domain *d, smi_page *page) {
     smi_bins *bins = d->bins[page->tag];
     smi_record *r = smi_record_find(d, page->tag);
     uint64_t ever = page->folded + page->total;
-    if (bins->current[page->class_index] == page) bins->current[page->class_index] = &smi_no_page;
+    if (bins->current[page->class_index] == page) bins->current[page->class_index] = &smi_near.nobody;
     bins->pages[page->class_index]--;
     smi_lock_take(&d->lock);
     smi_page_unlink(d, &r->slabs, page);
@@ -4939,16 +4983,16 @@ static void smi_slab_emptied(smi_domain *d, smi_page *page) {
 
 /* freed == trigger: see above. Owner. */
 SMI_NOINLINE void smi_slab_event(smi_domain *d, smi_page *page) {
-    smi_lock_take(&d->lock);
-    smi_slab_fold(page);
-    smi_lock_give(&d->lock);
-    if (page->state == SMI_SLAB_CURRENT) return;
+    if (page->state == SMI_SLAB_CURRENT) {
+        smi_slab_fold(d, page);
+        return;
+    }
     if (page->state == SMI_SLAB_FULL) {
         page->state = SMI_SLAB_QUEUED;
         smi_queue_append(d->bins[page->tag], page);
     }
     page->trigger = page->total; /* empty then; in-use blocks that others freed arrive through smi_collect */
-    if (page->total == 0) smi_slab_emptied(d, page);
+    if (page->freed == page->total) smi_slab_emptied(d, page);
 }
 
 /* Counts blocks that came back by another way than sagemem_free's short path. */
@@ -4968,6 +5012,7 @@ static bool smi_slab_extend(smi_page *page) {
     if (n > page->capacity - from) n = page->capacity - from;
     if (n == 0) return false;
     page->limit += n * page->block_size;
+    page->bound = (uint64_t)(from + n) * (page->inverse * page->block_size);
     for (uint32_t i = from + n; i-- > from;) {
         smi_cell *cell = (smi_cell *)(void *)(page->start + (size_t)i * page->block_size);
         if (smi_watched) smi_cell_push_quiet(page, cell);
@@ -4997,8 +5042,9 @@ static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_ind
     page->class_index = (uint16_t)class_index;
     page->block_size = (uint32_t)size;
     page->capacity = (uint16_t)(page->bytes / size);
-    page->inverse = UINT64_MAX / size + 1;
-    page->key = (uintptr_t)((smi_secret ^ (uint64_t)(uintptr_t)page) * SMI_MIX);
+    page->inverse = UINT64_MAX / size + 1 + ((size & (size - 1)) == 0);
+    page->key = (uintptr_t)((smi_secret ^ (uint64_t)(uintptr_t)page) * SMI_MIX) | 1;
+    page->cells = &smi_no_cell;
     /* The rest of the page shifts its blocks, or block 0 of every page would fall into the same cache sets. */
     size_t rest = page->bytes - page->capacity * size;
     page->start = page->base + (rest > 0 ? (d->page_count * 64u) % (rest + 1) & ~(size_t)15 : 0);
@@ -5007,7 +5053,6 @@ static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_ind
     smi_lock_take(&d->lock);
     smi_page_link(d, &r->slabs, page);
     d->slab_bytes += page->bytes;
-    smi_event(d, page->bytes);
     smi_lock_give(&d->lock);
     __atomic_store_n(&page->owner, d->fast ? d->owner : 0, __ATOMIC_RELEASE);
     return page;
@@ -5017,8 +5062,8 @@ static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_ind
 static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_index, const char *call) {
     smi_bins *bins = smi_bins_of(d, tag);
     smi_page *page = bins->current[class_index];
-    if (page != &smi_no_page) {
-        if (page->cells != NULL || smi_slab_extend(page)) return page;
+    if (page != &smi_near.nobody) {
+        if (page->cells != &smi_no_cell || smi_slab_extend(page)) return page;
     }
     smi_page *next = bins->queue[class_index];
     if (next != NULL) {
@@ -5030,23 +5075,21 @@ static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_
         bins = d->bins[tag];
         page = bins->current[class_index];
     }
-    smi_lock_take(&d->lock);
-    if (page != &smi_no_page) {
-        smi_slab_fold(page);
+    if (page != &smi_near.nobody) {
         page->state = SMI_SLAB_FULL;
-        page->trigger = page->capacity / 8u + 1u;
+        page->trigger = page->freed + page->capacity / 8u + 1u;
     }
-    smi_slab_fold(next);
+    if (next->freed >= SMI_FOLD_AT / 2) smi_slab_fold(d, next);
+    next->trigger = SMI_FOLD_AT;
     next->state = SMI_SLAB_CURRENT;
-    smi_event(d, next->bytes);
-    smi_lock_give(&d->lock);
+    smi_event_alone(d, (size_t)(next->capacity - (next->total - next->freed)) * next->block_size);
     bins->current[class_index] = next;
-    if (next->cells == NULL) smi_slab_extend(next);
+    if (next->cells == &smi_no_cell) smi_slab_extend(next);
     return next;
 }
 
 static sagemem_status smi_slab_damaged(smi_domain *d, smi_page *page, const void *cell) {
-    page->cells = NULL; /* what hung behind the damaged block is leaked: nothing of it can be trusted */
+    page->cells = &smi_no_cell; /* what hung behind the damaged block is leaked: nothing of it can be trusted */
     return smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem_alloc",
                      "free block %p (%u bytes, tag '%s', heap '%s') was written to after it was freed, or its neighbour "
                      "overflowed; a SAGEMEM_HEAP_CHECKED heap tells which",
@@ -5057,7 +5100,7 @@ static sagemem_status smi_slab_damaged(smi_domain *d, smi_page *page, const void
 static void *smi_slab_alloc(smi_domain *d, size_t size, sagemem_tag tag, const char *call) {
     unsigned class_index = smi_class_of(size);
     smi_page *page = smi_bins_of(d, tag)->current[class_index];
-    if (page->cells == NULL) page = smi_slab_refill(d, tag, class_index, call);
+    if (page->cells == &smi_no_cell) page = smi_slab_refill(d, tag, class_index, call);
     if (page == NULL) return NULL;
     smi_cell *cell = page->cells;
     if (!smi_cell_proves_quiet(page, cell)) {
@@ -5077,7 +5120,7 @@ enum { SMI_SLAB_WORDS = SMI_SLAB_MAX / 16 / 64 };
 static int64_t smi_slab_free_map(const smi_page *page, uint64_t *map, const void **damaged) {
     memset(map, 0, SMI_SLAB_WORDS * sizeof *map);
     uint32_t found = 0;
-    for (const smi_cell *c = page->cells; c != NULL; c = smi_cell_next_quiet(c)) {
+    for (const smi_cell *c = page->cells; c != &smi_no_cell; c = smi_cell_next_quiet(c)) {
         int64_t i = smi_slab_index(page, c);
         *damaged = c;
         if (i < 0 || smi_bit(map, (size_t)i) || !smi_cell_proves_quiet(page, c)) return -1;
@@ -5097,11 +5140,11 @@ static int64_t smi_slab_free_map(const smi_page *page, uint64_t *map, const void
 
 /* Gives empty pages and the rest of what is kept back. Owner. */
 static void smi_domain_trim(smi_domain *d) {
-    for (uint32_t t = 0; t < d->bins_count; t++) {
+    for (size_t t = 0; t < d->bins_count; t++) {
         smi_bins *bins = d->bins[t];
         for (int c = 0; bins != &smi_no_bins && c < SMI_CLASSES; c++) {
             smi_page *current = bins->current[c];
-            if (current != &smi_no_page && current->total == current->freed) {
+            if (current != &smi_near.nobody && current->total == current->freed) {
                 smi_slab_release(d, current);
             }
             for (smi_page *p = bins->queue[c], *next; p != NULL; p = next) {
@@ -5781,7 +5824,7 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
     uint32_t old = SMI_LOAD(&page->remote), fresh;
     if (smi_watched) smi_watch_free(cell, page->block_size);
     do {
-        smi_pair_quiet(cell, old & 0xFFFF, (uintptr_t)(old & 0xFFFF) ^ (uintptr_t)cell ^ page->key);
+        smi_pair_quiet(cell, old & 0xFFFF, (uintptr_t)(old & 0xFFFF) ^ page->key);
         fresh = ((old >> 16) + 1) << 16 | index;
         /* release: the links above are seen by whoever takes the list */
     } while (!SMI_CAS(&page->remote, &old, fresh));
@@ -6155,18 +6198,32 @@ SMI_NOINLINE void *smi_alloc_slow(sagemem_heap *heap, smi_domain *into, size_t a
     return smi_alloc_wish(heap, into, alignment, size, tag, site, wish, call);
 }
 
-/* The short path: the thread's own heap, no scope open, a block in the current slab page. NULL: the long way. */
-SMI_INLINE void *smi_alloc_fast(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    if (heap == NULL) heap = smi_mine.heap;
-    if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->quick) != smi_self())) return NULL;
-    if (SMI_UNLIKELY(size > SMI_SMALL_MAX || tag >= heap->bins_count)) return NULL;
-    smi_page *page = heap->bins[tag]->current[smi_class_of(size)];
+/* A block of a class from the current slab page of a heap whose short paths are open. NULL: the long way. */
+SMI_INLINE void *smi_alloc_class(sagemem_heap *heap, size_t class_index, sagemem_tag tag) {
+    size_t t = tag;
+    if (SMI_UNLIKELY(t >= heap->bins_count)) return NULL;
+    smi_page *page = heap->bins[t]->current[class_index];
     smi_cell *cell = page->cells;
-    if (SMI_UNLIKELY(cell == NULL || !smi_cell_proves(page, cell))) return NULL;
+    if (SMI_UNLIKELY(!smi_cell_proves(page, cell))) return NULL;
     page->cells = cell->next;
     cell->proof = 0;
     SMI_ADD(&page->total, 1);
     return cell;
+}
+
+/* The short path: the thread's own heap, no scope open, one of the sizes that need no search for their class. */
+SMI_INLINE void *smi_alloc_fast(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (SMI_UNLIKELY(heap == NULL || !smi_is_self(&heap->quick) || size > SMI_EXACT_MAX)) return NULL;
+    return smi_alloc_class(heap, smi_class_exact(size), tag);
+}
+
+/* The same for the larger ones. */
+SMI_INLINE void *smi_alloc_larger(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (size - SMI_EXACT_MAX > SMI_SMALL_MAX - SMI_EXACT_MAX) return NULL;
+    if (heap == NULL) heap = smi_mine.heap;
+    if (SMI_UNLIKELY(heap == NULL || !smi_is_self(&heap->quick))) return NULL;
+    return smi_alloc_class(heap, smi_class_of(size), tag);
 }
 
 /* The short path of a scope: the room at the end of its chunk. NULL: the long way. */
@@ -6196,7 +6253,8 @@ SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag
 
 /* Apart, so that the first short path has no registers to save for it. */
 SMI_NOINLINE void *smi_alloc_else(sagemem_heap *heap, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
-    void *block = smi_alloc_bump(heap, size, tag);
+    void *block = smi_alloc_larger(heap, size, tag);
+    if (block == NULL) block = smi_alloc_bump(heap, size, tag);
     if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, NULL, 16, size, tag, site, zero, call);
     if (zero) memset(block, 0, size);
     return block;
@@ -6210,6 +6268,8 @@ SMI_INLINE void *smi_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag, smi
 }
 
 /* -- Free -------------------------------------------------------------------------------------------------------- */
+
+static const smi_site smi_nowhere = {NULL, 0};
 
 /* Gives back a live block of the calling thread's heap (or of a shared one that it has locked). */
 static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
@@ -6228,11 +6288,7 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
         break;
     case SMI_CHUNK:
         word = smi_get(ref->header);                 /* its neighbour may have changed since ref was taken */
-        if (!d->exact && ref->size >= SMI_GRANULE) { /* as much as a page: the peak may be right before this */
-            smi_lock_take(&d->lock);
-            smi_event(d, ref->size);
-            smi_lock_give(&d->lock);
-        }
+        if (!d->exact && ref->size >= SMI_GRANULE) smi_event_alone(d, ref->size); /* as much as a page */
         if (d->rare != NULL && ref->size <= SMI_SMALL_MAX + 8) {
             smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
             if (rare->live > 0) rare->live--;
@@ -6285,21 +6341,29 @@ SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
     return true;
 }
 
-SMI_INLINE void smi_free(void *block, smi_site site, const char *call) {
-    smi_page *page = smi_lookup(block);
-    if (SMI_UNLIKELY(page == NULL || SMI_LOAD(&page->owner) != smi_self())) {
-        if (page == NULL || page->kind != SMI_CHUNK || !smi_free_bump(page, block)) smi_free_slow(block, site, call);
-        return;
-    }
+/* A slab block of the calling thread's; false: it is anything else. */
+SMI_INLINE bool smi_free_slab(smi_page *page, void *block) {
+    if (SMI_UNLIKELY(!smi_is_self(&page->owner) || smi_slab_place(page, block) >= page->bound)) return false;
     smi_cell *cell = (smi_cell *)block;
-    uintptr_t offset = (uintptr_t)block - (uintptr_t)page->start;
-    if (SMI_UNLIKELY(offset >= page->limit || (uint64_t)offset * page->inverse >= page->inverse || smi_cell_proves(page, cell))) {
-        smi_free_slow(block, site, call);
-        return;
-    }
+    if (SMI_UNLIKELY(smi_cell_proves(page, cell))) return false;
     smi_cell_push(page, cell);
-    SMI_ADD(&page->freed, 1);
-    if (SMI_UNLIKELY(page->freed == page->trigger)) smi_slab_event(page->domain, page);
+    uint32_t freed = page->freed + 1;
+    SMI_STORE(&page->freed, freed);
+    if (SMI_UNLIKELY(freed == page->trigger)) smi_slab_event(page->domain, page);
+    return true;
+}
+
+/* Apart, so that the short path has no registers to save for it. */
+SMI_NOINLINE void smi_free_else(void *block, smi_site site, const char *call) {
+    smi_page *page = smi_lookup(block);
+    if (page != NULL && page->kind == SMI_CHUNK && smi_free_bump(page, block)) return;
+    if (page != NULL && page->kind == SMI_SLAB && smi_free_slab(page, block)) return; /* another page had its place in the cache */
+    smi_free_slow(block, site, call);
+}
+SMI_NOINLINE void smi_free_plain(void *block) { smi_free_else(block, smi_nowhere, "sagemem_free"); }
+
+static void smi_free(void *block, smi_site site, const char *call) {
+    if (!smi_free_slab(smi_lookup_near(block), block)) smi_free_else(block, site, call);
 }
 
 /* -- Objects: what the layers below make from a heap. Each belongs to the scope that is open when it is made, or to the
@@ -6312,8 +6376,6 @@ typedef struct smi_object_kind {
     void (*end_fn)(smi_object *object); /* gives back all that the object has, but its structure; runs once */
     size_t (*check_fn)(const smi_object *object, const char *call); /* walks it: the number damaged, each to smi_damage; or NULL */
 } smi_object_kind;
-
-static const smi_site smi_nowhere = {NULL, 0};
 
 /* A zeroed structure of that kind, in the list of the heap's innermost scope. NULL: the error is set. Leaves a shared heap
  * locked, as smi_object_enter does: smi_object_leave. */
@@ -6782,7 +6844,7 @@ static sagemem_source smi_default_source;
 /* Frees a domain's structure and records. */
 static void smi_domain_dispose(smi_domain *d) {
     for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++) smi_meta_free(d->group[g], sizeof(smi_group));
-    for (uint32_t t = 0; t < d->bins_count; t++)
+    for (size_t t = 0; t < d->bins_count; t++)
         if (d->bins[t] != &smi_no_bins) smi_meta_free(d->bins[t], sizeof(smi_bins));
     smi_meta_free(d->bins, d->bins_count * sizeof *d->bins);
     smi_meta_free(d->rare, SMI_RARE * sizeof *d->rare);
@@ -7027,9 +7089,9 @@ static void smi_heap_clear(smi_domain *h) {
         if (h->exact) smi_count_free(h, (sagemem_tag)t, smi_record_bytes(r), smi_record_blocks(r));
         else smi_record_clear(h, r, &gone);
     }
-    for (uint32_t t = 0; t < h->bins_count; t++)
+    for (size_t t = 0; t < h->bins_count; t++)
         for (int c = 0; h->bins[t] != &smi_no_bins && c < SMI_CLASSES; c++) {
-            h->bins[t]->current[c] = &smi_no_page;
+            h->bins[t]->current[c] = &smi_near.nobody;
             h->bins[t]->queue[c] = NULL;
             h->bins[t]->pages[c] = 0;
         }
@@ -7238,7 +7300,9 @@ static void smi_init(void) {
     smi_process.epoch = 1;
     smi_process.magic = SMI_MAGIC ^ (uintptr_t)&smi_process;
     smi_process.bump = true;
-    for (int i = 0; i < SMI_CLASSES; i++) smi_no_bins.current[i] = &smi_no_page;
+    smi_near.nobody.cells = &smi_no_cell;
+    smi_near.nobody.key = 1;
+    for (int i = 0; i < SMI_CLASSES; i++) smi_no_bins.current[i] = &smi_near.nobody;
     smi_os_at_thread_exit(smi_thread_ends);
     smi_os_at_fork(smi_fork_before, smi_fork_parent, smi_fork_child);
 }
@@ -7345,11 +7409,12 @@ static size_t smi_domain_check(smi_domain *d, const char *call) {
 
 /* As smi_alloc_else, with less to carry along. */
 SMI_NOINLINE void *smi_alloc_plain(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    void *block = smi_alloc_bump(heap, size, tag);
+    void *block = smi_alloc_larger(heap, size, tag);
+    if (block == NULL) block = smi_alloc_bump(heap, size, tag);
     return SMI_LIKELY(block != NULL) ? block : smi_alloc_slow(heap, NULL, 16, size, tag, smi_nowhere, false, "sagemem_alloc");
 }
 
-SAGEMEM_API void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+SAGEMEM_API SMI_HOT void *sagemem_alloc(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     void *block = smi_alloc_fast(heap, size, tag);
     return SMI_LIKELY(block != NULL) ? block : smi_alloc_plain(heap, size, tag);
 }
@@ -7419,7 +7484,9 @@ SAGEMEM_API char *sagemem_strdup_at(sagemem_heap *heap, const char *text, sageme
     return copy;
 }
 
-SAGEMEM_API void sagemem_free(void *block) { smi_free(block, smi_nowhere, "sagemem_free"); }
+SAGEMEM_API SMI_HOT void sagemem_free(void *block) {
+    if (SMI_UNLIKELY(!smi_free_slab(smi_lookup_near(block), block))) smi_free_plain(block);
+}
 
 SAGEMEM_API void sagemem_free_at(void *block, const char *file, int line) {
     smi_site site = {file, line};
@@ -14435,6 +14502,7 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
 #undef SMI_MAP_NORESERVE
 #undef SMI_FOR_LAYERS
 #undef SMI_NOINLINE
+#undef SMI_HOT
 #undef SMI_PEEKS
 #undef SMI_STORE
 #undef SMI_STORE_RELEASE
