@@ -1655,6 +1655,30 @@ typedef uint64_t smi_u64 __attribute__((aligned(8)));
 #define SMI_CAS(p, expected, desired)                                                                                              \
     __atomic_compare_exchange_n((p), (expected), (desired), true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 
+/* For durations: a counter that may be cheaper to read than the clock, and what a difference of it is in nanoseconds. */
+static uint64_t smi_os_now_ns(void);
+#if defined(__x86_64__) && defined(__linux__)
+static bool smi_ticks_are_tsc;
+static uint64_t smi_ticks_begun, smi_ticks_begun_ns;
+static void smi_os_ticks_begin(void) {
+    uint32_t a = 0x80000007u, b = 0, c = 0, d = 0;
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    smi_ticks_are_tsc = (d >> 8 & 1) != 0; /* invariant: the same rate in all states of power, on all cores */
+    smi_ticks_begun_ns = smi_os_now_ns();
+    smi_ticks_begun = __builtin_ia32_rdtsc();
+}
+static uint64_t smi_os_ticks(void) { return smi_ticks_are_tsc ? __builtin_ia32_rdtsc() : smi_os_now_ns(); }
+static uint64_t smi_os_ticks_ns(uint64_t ticks) {
+    if (!smi_ticks_are_tsc) return ticks;
+    double ns = (double)(smi_os_now_ns() - smi_ticks_begun_ns), all = (double)(__builtin_ia32_rdtsc() - smi_ticks_begun);
+    return (uint64_t)((double)ticks * (ns / all));
+}
+#else
+static void smi_os_ticks_begin(void) {}
+static uint64_t smi_os_ticks(void) { return smi_os_now_ns(); }
+static uint64_t smi_os_ticks_ns(uint64_t ticks) { return ticks; }
+#endif
+
 /* A number that no other live thread has; one instruction where the thread pointer is a register. */
 SMI_INLINE uintptr_t smi_self(void) {
 #if defined(__x86_64__) && defined(__linux__) && !defined(__ILP32__)
@@ -1678,9 +1702,8 @@ SMI_INLINE uintptr_t smi_self(void) {
     return (uintptr_t)&me;
 #endif
 }
-/* *thread == smi_self(), for the short paths. */
-SMI_INLINE bool smi_is_self(const uintptr_t *thread) {
-    uintptr_t other = SMI_LOAD(thread);
+/* other == smi_self(), for the short paths. */
+SMI_INLINE bool smi_is_self(uintptr_t other) {
 #if defined(__x86_64__) && defined(__linux__) && !defined(__ILP32__) && defined(__GCC_ASM_FLAG_OUTPUTS__)
     bool is;
     __asm__("cmpq %%fs:0, %1" : "=@cce"(is) : "r"(other));
@@ -3139,6 +3162,7 @@ typedef struct smi_record {
     smi_u64 epoch;
 } smi_record;
 typedef struct smi_group {
+    smi_u64 fresh[SMI_GROUP]; /* a fresh scope's blocks that are not in their record yet: see smi_fresh_bytes */
     smi_record record[SMI_GROUP];
 } smi_group;
 
@@ -3162,8 +3186,9 @@ typedef struct smi_object {
 typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
 
 struct sagemem_heap {
-    uintptr_t quick;          /* heap: the owner where the short paths of slab pages are open now, else 0; see smi_heap_quick */
-    uintptr_t quick_bump;     /* scope: the owner where its short paths are open, else 0 */
+    uintptr_t quick;          /* heap: which short path sagemem_alloc may take now: the owner: of slab pages; owner | SMI_FRESH: of
+                               * the innermost scope; 0: none; see smi_heap_quick */
+    uintptr_t quick_bump;     /* scope: the owner where blocks of it may be freed by the short path, else 0 */
     uintptr_t owner;          /* thread; 0: none; SMI_ANY: shared */
     uintptr_t magic;          /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
     struct sagemem_heap *top; /* innermost open scope, or itself */
@@ -3172,7 +3197,8 @@ struct sagemem_heap {
     bool fast;                /* slab pages, short paths */
     bool slab;                /* slab pages */
     bool bump;                /* scope: freed small blocks stay apart, for the exact size */
-    bool exact;               /* peaks are kept with every block */
+    bool exact;               /* peaks are kept with every block, */
+    bool fresh;               /* but for those in smi_group.fresh: a scope of which nothing has been freed yet */
     char *bump_at, *bump_end; /* chunk domain: room at the end of `chunk` */
     smi_page *chunk;
     uint64_t salt;                 /* of this domain's block headers */
@@ -3202,8 +3228,7 @@ struct sagemem_heap {
     sagemem_source source;
     smi_budget budget;
     /* memory */
-    uint64_t list_map[2];
-    smi_free_block *lists[SMI_LISTS];
+    uint64_t list_map[2]; /* which of `lists` are not empty */
     smi_page *pages;  /* chunk and huge pages; slab pages hang on their records */
     smi_page *spares; /* chunks of ended scopes */
     size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
@@ -3214,8 +3239,9 @@ struct sagemem_heap {
                          * chunks, pages that went */
     smi_u64 scopes;     /* open */
     uint64_t scopes_begun;
+    size_t scope_bytes; /* of chunks, that the last one used */
     struct sagemem_heap *ended, *unused; /* heap: the scope that ended last; scope structures to reuse */
-    uint64_t began_ns, duration_ns;
+    uint64_t began, ended_after; /* scope: smi_os_ticks */
     smi_object *objects; /* newest first */
     smi_u64 mapped;      /* heap: bytes of mapped files */
     void *quarantine_first, *quarantine_last;
@@ -3225,11 +3251,14 @@ struct sagemem_heap {
     struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
     uint32_t rare_total;
     struct smi_hand *hands; /* see sagemem_allocator_for */
+    /* A scope's structure is used again: from here on nothing is cleared that has not been used. */
+    smi_free_block *lists[SMI_LISTS];
     uint32_t groups_end;
-    smi_group *group[SMI_GROUPS]; /* last: it outlives the reuse of a scope's structure */
+    smi_group *group[SMI_GROUPS];
 };
 typedef struct sagemem_heap smi_domain;
 
+enum { SMI_FRESH = 1 }; /* see sagemem_heap.quick; smi_self() is even */
 static const uintptr_t SMI_ANY = 1;
 static const uintptr_t SMI_MAGIC = (uintptr_t)0x5A6E3E3D9C1B7F25u, SMI_ENDED = (uintptr_t)0x1D0E2A77C35B9E61u;
 
@@ -4059,6 +4088,15 @@ static bool smi_records_ready(smi_domain *d, sagemem_tag tag) {
 SMI_INLINE uint64_t smi_record_bytes(const smi_record *r) { return SMI_LOAD(&r->alloc_bytes) - SMI_LOAD(&r->free_bytes); }
 SMI_INLINE uint64_t smi_record_blocks(const smi_record *r) { return SMI_LOAD(&r->alloc_blocks) - SMI_LOAD(&r->free_blocks); }
 
+/* While nothing is freed, a scope's total only grows: one word a tag counts blocks and their units of 16 bytes. It is moved to
+ * the records (smi_settle) with each new chunk, so that neither half overflows, and before anything is freed. */
+SMI_INLINE uint64_t smi_fresh_blocks(uint64_t fresh) { return fresh >> 40; }
+SMI_INLINE uint64_t smi_fresh_bytes(uint64_t fresh) { return (fresh << 24 >> 24) * 16 - (fresh >> 40) * 8; }
+SMI_INLINE uint64_t smi_fresh_of(const smi_domain *d, sagemem_tag tag) {
+    const smi_group *group = SMI_LOAD(&d->fresh) ? SMI_LOAD_ACQUIRE(&d->group[tag / SMI_GROUP]) : NULL;
+    return group != NULL ? SMI_LOAD(&group->fresh[tag % SMI_GROUP]) : 0;
+}
+
 /* The composition of a peak is copied on write: a record saves its bytes when they first change after the peak. */
 SMI_INLINE void smi_record_touch(smi_domain *d, smi_record *r, uint64_t bytes) {
     if (SMI_LOAD(&r->epoch) == SMI_LOAD(&d->epoch)) return;
@@ -4078,9 +4116,36 @@ SMI_INLINE void smi_count_alloc(smi_domain *d, sagemem_tag tag, uint64_t bytes, 
     }
 }
 
+/* A scope's fresh blocks become counted ones. Nothing has been freed: no peak has passed whose composition would have to be
+ * saved. A reader looks at the counted ones first and misses what is on its way, but never sees it twice. Owner. */
+static void smi_settle(smi_domain *d) {
+    uint64_t sum = 0;
+    for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++) {
+        smi_group *group = d->group[g];
+        for (int i = 0; group != NULL && i < SMI_GROUP; i++) {
+            uint64_t fresh = SMI_LOAD(&group->fresh[i]);
+            if (fresh == 0) continue;
+            SMI_STORE(&group->fresh[i], (uint64_t)0);
+            smi_record *r = &group->record[i];
+            SMI_STORE_RELEASE(&r->alloc_bytes, SMI_LOAD(&r->alloc_bytes) + smi_fresh_bytes(fresh));
+            SMI_STORE_RELEASE(&r->alloc_blocks, SMI_LOAD(&r->alloc_blocks) + smi_fresh_blocks(fresh));
+            sum += smi_fresh_bytes(fresh);
+        }
+    }
+    SMI_STORE_RELEASE(&d->sum, SMI_LOAD(&d->sum) + sum);
+}
+/* Something of the scope is freed: from now on every block is counted at once. */
+static void smi_heap_quick(smi_domain *h);
+SMI_NOINLINE void smi_fresh_end(smi_domain *d) {
+    smi_settle(d);
+    SMI_STORE(&d->fresh, false);
+    smi_heap_quick(d->base);
+}
+
 /* A peak is noticed when the total first falls after it, not at every step of the climb. */
 SMI_INLINE void smi_count_free_here(smi_domain *d, smi_record *r, uint64_t bytes, uint64_t blocks) {
     if (SMI_LOAD(&d->exact)) {
+        if (SMI_UNLIKELY(d->fresh)) smi_fresh_end(d);
         uint64_t sum = SMI_LOAD(&d->sum);
         if (sum > SMI_LOAD(&d->peak)) {
             SMI_STORE(&d->peak, sum);
@@ -4100,15 +4165,22 @@ SMI_INLINE void smi_count_free(smi_domain *d, sagemem_tag tag, uint64_t bytes, u
 }
 
 /* What the domain's peak is a peak of: every block, or what was last seen. */
-SMI_INLINE uint64_t smi_sum_of(const smi_domain *d) {
-    return SMI_LOAD(&d->exact) ? SMI_LOAD_ACQUIRE(&d->sum) : SMI_LOAD_ACQUIRE(&d->seen);
+static uint64_t smi_sum_of(const smi_domain *d) {
+    if (!SMI_LOAD(&d->exact)) return SMI_LOAD_ACQUIRE(&d->seen);
+    uint64_t sum = SMI_LOAD_ACQUIRE(&d->sum);
+    for (uint32_t t = 0; SMI_LOAD(&d->fresh) && t < SMI_LOAD(&d->groups_end) * SMI_GROUP; t++)
+        sum += smi_fresh_bytes(smi_fresh_of(d, (sagemem_tag)t));
+    return sum;
 }
 
 /* The tag's part of the domain's peak. */
-static uint64_t smi_record_at_peak(const smi_domain *d, const smi_record *r) {
+static uint64_t smi_record_at_peak(const smi_domain *d, sagemem_tag tag) {
+    const smi_record *r = smi_record_find(d, tag);
+    if (r == NULL) return 0;
     bool settled = smi_sum_of(d) <= SMI_LOAD(&d->peak) && SMI_LOAD(&r->epoch) == SMI_LOAD(&d->epoch);
     if (settled) return SMI_LOAD(&r->at_peak);
-    return SMI_LOAD(&d->exact) ? smi_record_bytes(r) : SMI_LOAD(&r->seen_bytes) + SMI_LOAD(&r->kids_bytes);
+    if (SMI_LOAD(&d->exact)) return smi_record_bytes(r) + smi_fresh_bytes(smi_fresh_of(d, tag));
+    return SMI_LOAD(&r->seen_bytes) + SMI_LOAD(&r->kids_bytes);
 }
 
 /* A block freed by another thread is subtracted from the statistics at once, by that thread. */
@@ -4141,7 +4213,7 @@ static uint64_t smi_minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 static void smi_record_sum(const smi_record *r, smi_sums *s) {
     uint64_t gone_bytes = SMI_LOAD_ACQUIRE(&r->free_bytes) + SMI_LOAD_ACQUIRE(&r->remote_bytes);
     uint64_t gone_blocks = SMI_LOAD_ACQUIRE(&r->free_blocks) + SMI_LOAD_ACQUIRE(&r->remote_blocks);
-    uint64_t bytes = SMI_LOAD(&r->alloc_bytes), blocks = SMI_LOAD(&r->alloc_blocks);
+    uint64_t bytes = SMI_LOAD_ACQUIRE(&r->alloc_bytes), blocks = SMI_LOAD_ACQUIRE(&r->alloc_blocks);
     s->bytes += smi_minus(bytes, gone_bytes);
     s->blocks += smi_minus(blocks, gone_blocks);
     s->total_bytes += bytes + SMI_LOAD(&r->gone_bytes);
@@ -4155,10 +4227,21 @@ static void smi_record_sum(const smi_record *r, smi_sums *s) {
     }
 }
 
+/* What a tag has in one domain, in its open scopes not. Under the heap's lock. */
+static void smi_own_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
+    const smi_record *r = smi_record_find(d, tag);
+    if (r == NULL) return;
+    smi_record_sum(r, s);
+    uint64_t fresh = smi_fresh_of(d, tag); /* last: see smi_settle */
+    s->bytes += smi_fresh_bytes(fresh);
+    s->blocks += smi_fresh_blocks(fresh);
+    s->total_bytes += smi_fresh_bytes(fresh);
+    s->total_blocks += smi_fresh_blocks(fresh);
+}
+
 /* What a tag has in one domain and its open scopes, children not included. Under the heap's lock. */
 static void smi_domain_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
-    const smi_record *r = smi_record_find(d, tag);
-    if (r != NULL) smi_record_sum(r, s);
+    smi_own_sum(d, tag, s);
     if (d->inner != NULL && d->inner->chain != d) smi_domain_sum(d->inner, tag, s);
     for (const smi_domain *left = d->left; left != NULL; left = left->sibling_next)
         if (left->chain != d) smi_domain_sum(left, tag, s);
@@ -4222,11 +4305,10 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
         if (r == NULL) continue;
         smi_sums now = {0, 0, 0, 0};
         smi_domain_sum(heap, tag, &now);
-        const smi_record *in_exact = exact != NULL ? smi_record_find(exact, tag) : NULL;
-        if (in_exact != NULL) {
+        if (exact != NULL) {
             smi_sums inside = {0, 0, 0, 0};
-            smi_record_sum(in_exact, &inside);
-            uint64_t counted = at_peak ? smi_record_at_peak(exact, in_exact) : inside.bytes;
+            smi_own_sum(exact, tag, &inside);
+            uint64_t counted = at_peak ? smi_record_at_peak(exact, tag) : inside.bytes;
             now.bytes += counted - inside.bytes;
             heap->exact_seen += counted;
         }
@@ -4386,7 +4468,7 @@ SMI_INLINE sagemem_tag smi_word_tag(uint64_t word) { return (sagemem_tag)(word >
 SMI_INLINE smi_state smi_word_state(uint64_t word) { return (smi_state)(word >> 36 & 7); }
 SMI_INLINE uint64_t smi_with_state(uint64_t word, smi_state state) { return (word & ~((uint64_t)7 << 36)) | (uint64_t)state << 36; }
 SMI_INLINE uint64_t smi_guard_of(uint64_t salt, const char *header, uint64_t fields) {
-    return ((fields ^ (uint64_t)(uintptr_t)header << 16 ^ salt) * SMI_MIX) >> 40;
+    return ((fields ^ (uint64_t)(uintptr_t)header ^ salt) * SMI_MIX) >> 40;
 }
 SMI_INLINE uint64_t smi_guard(const smi_domain *d, const char *header, uint64_t fields) {
     return smi_guard_of(d->salt, header, fields);
@@ -4593,19 +4675,24 @@ static size_t smi_chunk_next_bytes(const smi_domain *d, size_t need) {
     size_t least = d->bump ? 4 * (size_t)SMI_GRANULE : (size_t)SMI_GRANULE;
     if (bytes < least) bytes = least;
     if (bytes < need) bytes = need;
+    if (d->bump && d->chunk == NULL && bytes < d->base->scope_bytes) bytes = d->base->scope_bytes;
     if (bytes > SMI_CHUNK_MAX && need <= SMI_CHUNK_MAX) bytes = SMI_CHUNK_MAX;
     return (bytes + SMI_GRANULE - 1) & ~(size_t)(SMI_GRANULE - 1);
 }
 
 static bool smi_chunk_new(smi_domain *d, uint64_t units, const char *call) {
-    size_t need = (size_t)units * 16 + 16;
-    smi_page *page = smi_chunk_spare(d, need);
+    size_t need = (size_t)units * 16 + 16, want = smi_chunk_next_bytes(d, need);
+    smi_page *page = smi_chunk_spare(d, d->chunk == NULL ? want : need);
     bool zeroed, spare = page != NULL;
-    if (page == NULL) page = smi_page_create(d, SMI_CHUNK, 8, smi_chunk_next_bytes(d, need), 1, &zeroed, call);
-    if (page == NULL && smi_chunk_next_bytes(d, need) > smi_span_round(d, need))
-        page = smi_page_create(d, SMI_CHUNK, 8, need, 1, &zeroed, call); /* near a limit */
+    if (page == NULL) page = smi_page_create(d, SMI_CHUNK, 8, want, 1, &zeroed, call);
+    if (page == NULL && want > smi_span_round(d, need)) { /* near a limit */
+        page = smi_chunk_spare(d, need);
+        spare = page != NULL;
+        if (page == NULL) page = smi_page_create(d, SMI_CHUNK, 8, need, 1, &zeroed, call);
+    }
     if (page == NULL) return false;
     smi_lock_take(&d->base->lock);
+    if (d->fresh && d->chunk != NULL) smi_settle(d);
     smi_chunk_seal(d);
     page->start = page->base + 8;
     d->chunk = page;
@@ -5819,6 +5906,13 @@ static sagemem_status smi_resolve_or_fault(const void *p, smi_ref *ref, const ch
  *    any other block to its heap's list of blocks. The owner collects on its slow paths, in scopes and checked heaps
  *    before each allocation (so that their peaks are exact). ------------------------------------------------- */
 
+/* Scopes look at once, so that their peaks are exact: their first short path is shut until they have. */
+static void smi_pending_set(smi_domain *heap) {
+    SMI_STORE_RELEASE(&heap->pending, 1); /* who sees it sees the list, too */
+    uintptr_t quick = SMI_LOAD(&heap->quick);
+    if ((quick & SMI_FRESH) != 0) (void)SMI_CAS(&heap->quick, &quick, (uintptr_t)0);
+}
+
 static void smi_remote_slab(smi_page *page, smi_cell *cell) {
     uint32_t index = (uint32_t)smi_slab_index(page, cell) + 1;
     uint32_t old = SMI_LOAD(&page->remote), fresh;
@@ -5834,14 +5928,14 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
     smi_page *first = SMI_LOAD(&heap->remote_pages);
     do page->remote_next = first;
     while (!SMI_CAS(&heap->remote_pages, &first, page));
-    SMI_STORE_RELEASE(&heap->pending, 1); /* who sees it sees the list, too */
+    smi_pending_set(heap);
 }
 
 static void smi_remote_block(smi_domain *heap, void *block) {
     void *first = SMI_LOAD(&heap->remote_blocks);
     do smi_link_put(heap->salt, (char *)block, (const char *)first);
     while (!SMI_CAS(&heap->remote_blocks, &first, block));
-    SMI_STORE_RELEASE(&heap->pending, 1); /* who sees it sees the list, too */
+    smi_pending_set(heap);
 }
 
 /* Gives back a live block that belongs to another thread. */
@@ -5902,7 +5996,10 @@ static void smi_collect_page(smi_domain *heap, smi_page *page) {
 /* Takes what other threads gave back. Owner. */
 static void smi_collect(smi_domain *heap) {
     /* First, so that whoever adds to a list from now on is not overlooked; what was added before is seen below. */
-    if (SMI_LOAD(&heap->pending)) (void)__atomic_exchange_n(&heap->pending, 0, __ATOMIC_ACQUIRE);
+    if (SMI_LOAD(&heap->pending)) {
+        (void)__atomic_exchange_n(&heap->pending, 0, __ATOMIC_ACQUIRE);
+        smi_heap_quick(heap); /* see smi_pending_set */
+    }
     smi_page *page =
         SMI_LOAD(&heap->remote_pages) != NULL ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL) : NULL;
     while (page != NULL) {
@@ -6211,49 +6308,103 @@ SMI_INLINE void *smi_alloc_class(sagemem_heap *heap, size_t class_index, sagemem
     return cell;
 }
 
-/* The short path: the thread's own heap, no scope open, one of the sizes that need no search for their class. */
+static const uint64_t SMI_FRESH_BLOCK = (uint64_t)1 << 40;
+/* Of a small block in a chunk without dressing: its word and itself, at least four words, see smi_units_min. */
+SMI_INLINE size_t smi_bump_units(size_t size) { return (size + 8 + 15) / 16 + (size < 9); }
+
+/* The short path of a fresh scope: the room at the end of its chunk, and one counter. NULL: the long way. */
+SMI_INLINE void *smi_alloc_fresh(smi_domain *d, size_t size, sagemem_tag tag) {
+    size_t t = tag, units = smi_bump_units(size);
+    if (SMI_UNLIKELY(size >= 65536 || t > SAGEMEM_TAG_MAX)) return NULL; /* from 64 KiB on blocks are aligned */
+    smi_group *group = SMI_LOAD(&d->group[t / SMI_GROUP]);
+    char *header = d->bump_at, *next = (char *)((uintptr_t)header + units * 16);
+    if (SMI_UNLIKELY(group == NULL || next > d->bump_end)) return NULL;
+    d->bump_at = next;
+    SMI_STORE((smi_u64 *)(void *)header, smi_word(d, header, units, tag, SMI_LIVE));
+    SMI_ADD(&group->fresh[t % SMI_GROUP], SMI_FRESH_BLOCK + units);
+    return header + 8;
+}
+
+/* The first of the short paths: the thread's own heap; a block of one of the sizes that need no search for their class, or of a
+ * fresh scope. NULL: the others. */
 SMI_INLINE void *smi_alloc_fast(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (heap == NULL) heap = smi_mine.heap;
-    if (SMI_UNLIKELY(heap == NULL || !smi_is_self(&heap->quick) || size > SMI_EXACT_MAX)) return NULL;
-    return smi_alloc_class(heap, smi_class_exact(size), tag);
+    if (SMI_UNLIKELY(heap == NULL)) return NULL;
+    if (SMI_LIKELY(smi_is_self(SMI_LOAD(&heap->quick))))
+        return SMI_LIKELY(size <= SMI_EXACT_MAX) ? smi_alloc_class(heap, smi_class_exact(size), tag) : NULL;
+    return smi_is_self(SMI_LOAD(&heap->quick) - SMI_FRESH) ? smi_alloc_fresh(heap->top, size, tag) : NULL;
 }
 
 /* The same for the larger ones. */
 SMI_INLINE void *smi_alloc_larger(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (size - SMI_EXACT_MAX > SMI_SMALL_MAX - SMI_EXACT_MAX) return NULL;
     if (heap == NULL) heap = smi_mine.heap;
-    if (SMI_UNLIKELY(heap == NULL || !smi_is_self(&heap->quick))) return NULL;
+    if (SMI_UNLIKELY(heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick)))) return NULL;
     return smi_alloc_class(heap, smi_class_of(size), tag);
 }
 
-/* The short path of a scope: the room at the end of its chunk. NULL: the long way. */
+/* What lies in front of a block in a chunk that is to be aligned to 64: 0, or enough for a block. */
+SMI_INLINE size_t smi_bump_gap(const char *header) {
+    size_t gap = (0 - (uintptr_t)(header + 8)) % 64;
+    return gap == 16 ? 80 : gap;
+}
+
+/* A fresh scope's first block, its first with a tag, or one that is to be aligned. NULL: the long way. */
+static void *smi_alloc_first(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick) - SMI_FRESH)) return NULL;
+    smi_domain *d = heap->top;
+    if (size > SMI_CHUNK_BLOCK_MAX || tag > SAGEMEM_TAG_MAX || !smi_records_ready(d, tag)) return NULL;
+    size_t units = smi_bump_units(size);
+    if (d->chunk == NULL) {
+        smi_mine.paying = &d->budget;
+        bool made = smi_chunk_new(d, units + 80 / 16, "sagemem_alloc");
+        smi_mine.paying = NULL;
+        if (!made) return NULL;
+    }
+    char *lead = d->bump_at;
+    size_t gap = size >= 65536 ? smi_bump_gap(lead) : 0;
+    if ((size_t)(d->bump_end - lead) < gap + units * 16) return NULL;
+    if (gap > 0) { /* a free block that is on no list: nobody will look for it before the scope ends */
+        smi_set(lead, smi_word(d, lead, gap / 16, 0, SMI_APART));
+        smi_link_set(d, lead, 0, NULL);
+        smi_link_set(d, lead, 1, NULL);
+    }
+    char *header = lead + gap;
+    d->bump_at = header + units * 16;
+    smi_set(header, smi_word(d, header, units, tag, SMI_LIVE));
+    SMI_ADD(&d->group[tag / SMI_GROUP]->fresh[tag % SMI_GROUP], SMI_FRESH_BLOCK + units);
+    return header + 8;
+}
+
+/* The short path of a scope of which something has been freed: the same with all counters. NULL: the long way. */
 SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (heap == NULL) heap = smi_mine.heap;
     if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL; /* it may be no heap at all */
     smi_domain *d = heap->top;
-    if (SMI_UNLIKELY(SMI_LOAD(&d->quick_bump) != smi_self() || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX ||
+    if (SMI_UNLIKELY(SMI_LOAD(&d->quick_bump) != smi_self() || d->fresh || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX ||
                      smi_pending(heap)))
         return NULL;
     smi_group *group = SMI_LOAD(&d->group[tag / SMI_GROUP]);
-    uint32_t units = ((uint32_t)size + 8 + 15) / 16;
-    units += units < 2;
+    size_t units = smi_bump_units(size);
     char *header = d->bump_at;
-    if (SMI_UNLIKELY(group == NULL || (size_t)(d->bump_end - header) < units * 16u ||
+    if (SMI_UNLIKELY(group == NULL || (size_t)(d->bump_end - header) < units * 16 ||
                      (units <= SMI_UNITS_APART && d->lists[units] != NULL)))
         return NULL;
-    d->bump_at = header + units * 16u;
+    d->bump_at = header + units * 16;
     SMI_STORE((smi_u64 *)(void *)header, smi_word(d, header, units, tag, SMI_LIVE));
     smi_record *r = &group->record[tag % SMI_GROUP];
     smi_record_touch(d, r, smi_record_bytes(r)); /* a scope is exact */
-    SMI_ADD(&d->sum, units * 16u - 8);
-    SMI_ADD(&r->alloc_bytes, units * 16u - 8);
+    SMI_ADD(&d->sum, units * 16 - 8);
+    SMI_ADD(&r->alloc_bytes, units * 16 - 8);
     SMI_ADD(&r->alloc_blocks, 1);
     return header + 8;
 }
 
 /* Apart, so that the first short path has no registers to save for it. */
 SMI_NOINLINE void *smi_alloc_else(sagemem_heap *heap, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
-    void *block = smi_alloc_larger(heap, size, tag);
+    void *block = smi_alloc_first(heap, size, tag);
+    if (block == NULL) block = smi_alloc_larger(heap, size, tag);
     if (block == NULL) block = smi_alloc_bump(heap, size, tag);
     if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, NULL, 16, size, tag, site, zero, call);
     if (zero) memset(block, 0, size);
@@ -6343,7 +6494,7 @@ SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
 
 /* A slab block of the calling thread's; false: it is anything else. */
 SMI_INLINE bool smi_free_slab(smi_page *page, void *block) {
-    if (SMI_UNLIKELY(!smi_is_self(&page->owner) || smi_slab_place(page, block) >= page->bound)) return false;
+    if (SMI_UNLIKELY(!smi_is_self(SMI_LOAD(&page->owner)) || smi_slab_place(page, block) >= page->bound)) return false;
     smi_cell *cell = (smi_cell *)block;
     if (SMI_UNLIKELY(smi_cell_proves(page, cell))) return false;
     smi_cell_push(page, cell);
@@ -6639,14 +6790,16 @@ static void smi_domain_forget(smi_domain *d) {
     }
 }
 
-/* A scope's pages leave it: chunks are kept for the next scope up to a bound, the rest goes. */
+/* A scope's pages leave it: chunks are kept for the next scope up to a bound, the rest goes. The next one's first chunk is to
+ * hold as much as this one needed. */
 static void smi_scope_drop_pages(smi_domain *scope) {
     smi_domain *heap = scope->base;
-    smi_lock_take(&heap->lock);
     smi_page *page = scope->pages;
+    if (scope == heap) smi_lock_take(&heap->lock); /* else no reader finds it any more */
     scope->pages = NULL;
     for (smi_page *p = page; p != NULL; p = p->domain_next) heap->page_count--;
-    smi_lock_give(&heap->lock);
+    if (scope == heap) smi_lock_give(&heap->lock);
+    if (scope != heap) heap->scope_bytes = scope->chunk_bytes - (size_t)(scope->bump_end - scope->bump_at);
     scope->chunk = NULL;
     scope->bump_at = scope->bump_end = NULL;
     for (smi_page *next; page != NULL; page = next) {
@@ -6669,9 +6822,12 @@ static void smi_scope_drop_pages(smi_domain *scope) {
 
 /* The heap's totals take over what the scope counted; what was left in it is freed now. Under the heap's lock. */
 static void smi_scope_fold(smi_domain *scope) {
+    if (scope->fresh) smi_settle(scope);
+    SMI_STORE(&scope->fresh, false);
     for (uint32_t g = 0; g < SMI_LOAD(&scope->groups_end); g++) {
-        for (int i = 0; SMI_LOAD_ACQUIRE(&scope->group[g]) != NULL && i < SMI_GROUP; i++) {
-            const smi_record *r = &scope->group[g]->record[i];
+        const smi_group *group = scope->group[g];
+        for (int i = 0; group != NULL && i < SMI_GROUP; i++) {
+            const smi_record *r = &group->record[i];
             if (r->alloc_blocks == 0) continue;
             sagemem_tag tag = (sagemem_tag)(g * SMI_GROUP + (unsigned)i);
             if (scope->chain != NULL) {
@@ -6693,7 +6849,7 @@ static void smi_domain_dispose(smi_domain *d);
 /* To be called when what it depends on has changed. */
 static void smi_heap_quick(smi_domain *h) {
     uintptr_t owner = h->fast ? SMI_LOAD(&h->owner) : 0;
-    SMI_STORE(&h->quick, h->top == h ? owner : 0);
+    SMI_STORE(&h->quick, h->top == h ? owner : h->top->fresh && owner != 0 ? owner | SMI_FRESH : 0);
     for (smi_domain *scope = h->top; scope != h; scope = scope->outer)
         SMI_STORE(&scope->quick_bump, scope->chain == NULL ? owner : 0);
 }
@@ -6707,7 +6863,7 @@ static sagemem_status smi_scope_end(smi_domain *heap) {
     if (smi_checked(scope) && smi_domain_check(scope, "sagemem_scope_end") > 0) status = SAGEMEM_E_CORRUPT;
     scope->ending = true;
     scope->quarantine_first = scope->quarantine_last = NULL;
-    scope->duration_ns = smi_os_now_ns() - scope->began_ns;
+    scope->ended_after = smi_os_ticks() - scope->began;
     smi_domain_forget(scope); /* system blocks are counted as they go, so before what is left is folded */
     smi_lock_take(&heap->lock);
     smi_publish_end(heap, scope);
@@ -6725,14 +6881,24 @@ static sagemem_status smi_scope_end(smi_domain *heap) {
     return status;
 }
 
+/* Most records of an ended scope have counted what was allocated, and nothing else has happened to them. */
+SMI_INLINE void smi_record_forget(smi_record *r) {
+    if (r->epoch != 0) memset(r, 0, sizeof *r);
+    else r->alloc_bytes = r->alloc_blocks = 0;
+}
+
 /* A scope structure, empty, every list and record as new. */
 static smi_domain *smi_scope_fresh(smi_domain *heap) {
     smi_domain *s = heap->unused;
     heap->unused = NULL;
     if (s == NULL) return (smi_domain *)smi_meta_alloc(sizeof *s);
-    for (uint32_t g = 0; g < SMI_LOAD(&s->groups_end); g++)
-        if (SMI_LOAD_ACQUIRE(&s->group[g]) != NULL) memset(s->group[g], 0, sizeof *s->group[g]);
-    memset(s, 0, offsetof(struct sagemem_heap, groups_end));
+    for (uint32_t g = 0; g < SMI_LOAD(&s->groups_end); g++) {
+        smi_group *group = s->group[g];
+        for (int i = 0; group != NULL && i < SMI_GROUP; i++)
+            if (group->record[i].alloc_blocks != 0) smi_record_forget(&group->record[i]);
+    }
+    if ((s->list_map[0] | s->list_map[1]) != 0) memset(s->lists, 0, sizeof s->lists);
+    memset(s, 0, offsetof(struct sagemem_heap, lists));
     return s;
 }
 
@@ -6762,11 +6928,12 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     s->pre = h->pre;
     s->post = h->post;
     s->bump = s->exact = true;
+    s->fresh = h->fast && s->chain == NULL;
     s->top = s;
     s->budget.up = &outer->budget;
     s->salt = smi_scope_salt(h, ++h->scopes_begun); /* so that what an ended scope left behind is no block of this one */
     s->epoch = 1;
-    s->began_ns = smi_os_now_ns();
+    s->began = smi_os_ticks();
     smi_lock_take(&h->lock);
     outer->inner = s;
     h->top = s;
@@ -7294,6 +7461,7 @@ static void smi_init(void) {
     smi_os_page = smi_os_page_size();
     smi_secret = smi_os_random();
     smi_watched = smi_os_watched();
+    smi_os_ticks_begin();
     smi_lock_init(&smi_process.lock);
     smi_process.base = smi_process.top = &smi_process;
     smi_process.name = "process";
@@ -7409,7 +7577,8 @@ static size_t smi_domain_check(smi_domain *d, const char *call) {
 
 /* As smi_alloc_else, with less to carry along. */
 SMI_NOINLINE void *smi_alloc_plain(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    void *block = smi_alloc_larger(heap, size, tag);
+    void *block = smi_alloc_first(heap, size, tag);
+    if (block == NULL) block = smi_alloc_larger(heap, size, tag);
     if (block == NULL) block = smi_alloc_bump(heap, size, tag);
     return SMI_LIKELY(block != NULL) ? block : smi_alloc_slow(heap, NULL, 16, size, tag, smi_nowhere, false, "sagemem_alloc");
 }
@@ -7873,7 +8042,7 @@ static uint64_t smi_headers(const smi_domain *d) {
     uint64_t blocks = 0, huge = 0;
     for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&d->group[g]) != NULL && i < SMI_GROUP; i++)
-            blocks += smi_record_blocks(&d->group[g]->record[i]);
+            blocks += smi_record_blocks(&d->group[g]->record[i]) + smi_fresh_blocks(smi_fresh_of(d, (sagemem_tag)(g * SMI_GROUP + (unsigned)i)));
     for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) huge += p->kind == SMI_HUGE;
     return 8 * smi_minus(blocks, huge);
 }
@@ -7962,8 +8131,7 @@ SAGEMEM_API sagemem_status sagemem_peak_get_stats(const sagemem_heap *heap, sage
     smi_lock_take(&smi_registry_lock);
     smi_refresh(h);
     smi_lock_take(&h->lock);
-    const smi_record *r = smi_record_find(h, tag);
-    *used_at_peak = r != NULL ? smi_record_at_peak(h, r) : 0;
+    *used_at_peak = smi_record_at_peak(h, tag);
     smi_lock_give(&h->lock);
     smi_lock_give(&smi_registry_lock);
     return SAGEMEM_OK;
@@ -7988,7 +8156,7 @@ SAGEMEM_API sagemem_status sagemem_scope_get_last(const sagemem_heap *heap, sage
     out->id = s->id;
     out->used_peak = smi_peak_of(s);
     out->held_peak = SMI_LOAD(&s->budget.peak);
-    out->duration_ns = s->duration_ns;
+    out->duration_ns = smi_os_ticks_ns(s->ended_after);
     out->total_blocks = 0;
     for (uint32_t g = 0; g < SMI_LOAD(&s->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&s->group[g]) != NULL && i < SMI_GROUP; i++)
@@ -14190,8 +14358,7 @@ static bool smi_report_look(smi_domain *h, sagemem_tag tag, smi_report_tag *out)
     smi_tag_sum(h, tag, &s);
     if (s.total_blocks == 0) return false;
     smi_tag_stats_of(h, tag, &s, &out->stats);
-    const smi_record *r = smi_record_find(h, tag);
-    out->at_peak = r != NULL ? smi_record_at_peak(h, r) : 0;
+    out->at_peak = smi_record_at_peak(h, tag);
     return true;
 }
 
@@ -14347,7 +14514,7 @@ static void smi_report_json_scopes(smi_report_out *out, smi_domain *h, bool *fir
         smi_report_number(out, "id", s->id, false);
         smi_report_put(out, ", \"heap\": ");
         smi_report_string(out, h->name);
-        smi_report_number(out, "used", SMI_LOAD(&s->sum), false);
+        smi_report_number(out, "used", smi_sum_of(s), false);
         smi_report_number(out, "peak", smi_peak_of(s), false);
         smi_report_number(out, "held", SMI_LOAD(&s->budget.held), false);
         smi_report_put(out, "}");
