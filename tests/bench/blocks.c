@@ -1,0 +1,115 @@
+/* Single blocks: pairs, batches, churn. Each figure is an allocation and a free. */
+#include "bench.h"
+
+#include <stdlib.h>
+
+enum { PAIR, BATCHES, CHURN };
+enum { BATCH = 1000 };
+
+typedef enum free_order { IN_ORDER, REVERSED, RANDOM } free_order;
+typedef struct batch {
+    size_t size;
+    free_order order;
+} batch;
+typedef struct churn {
+    uint32_t live, least, most, tags;
+    uint64_t steps;
+} churn;
+
+static size_t random_size(const churn *what, uint64_t *random) {
+    return what->least + bench_below(random, what->most - what->least + 1);
+}
+
+/* In which order a batch is freed; the random one is always the same. */
+static const uint32_t *order_of(free_order wanted) {
+    static uint32_t places[BATCH];
+    uint64_t random = 7;
+    for (uint32_t i = 0; i < BATCH; i++) places[i] = wanted == REVERSED ? BATCH - 1 - i : i;
+    for (uint32_t i = BATCH - 1; wanted == RANDOM && i > 0; i--) {
+        uint32_t other = bench_below(&random, i + 1), place = places[i];
+        places[i] = places[other];
+        places[other] = place;
+    }
+    return places;
+}
+
+#define SIDE(name) name##_sagemem
+#define ALLOC(size) sagemem_alloc(bench_heap, size, 1)
+#define TAGGED(size, tag) sagemem_alloc(bench_heap, size, (sagemem_tag)(tag))
+#define FREE(block) sagemem_free(block)
+#include "blocks_side.h"
+
+#define SIDE(name) name##_sagemem_pointers
+#define ALLOC(size) bench_sagemem.alloc(bench_heap, size, 1)
+#define TAGGED(size, tag) bench_sagemem.alloc(bench_heap, size, (sagemem_tag)(tag))
+#define FREE(block) bench_sagemem.free(block)
+#include "blocks_side.h"
+
+#define SIDE(name) name##_glibc
+#define ALLOC(size) malloc(size)
+#define TAGGED(size, tag) ((void)(tag), malloc(size))
+#define FREE(block) free(block)
+#include "blocks_side.h"
+
+#define SIDE(name) name##_peer
+#define ALLOC(size) bench_peer.alloc(size)
+#define TAGGED(size, tag) ((void)(tag), bench_peer.alloc(size))
+#define FREE(block) bench_peer.free(block)
+#include "blocks_side.h"
+
+static const bench_side sides[] = {
+    {"sagemem", 0, NULL, works_sagemem},
+    {"glibc", 0, NULL, works_glibc},
+    {"sagemem", BENCH_POINTERS, NULL, works_sagemem_pointers},
+    {"glibc", BENCH_POINTERS, "glibc", works_peer},
+    {"mimalloc", BENCH_POINTERS, "mimalloc", works_peer},
+    {"jemalloc", BENCH_POINTERS, "jemalloc", works_peer},
+    {"tcmalloc", BENCH_POINTERS, "tcmalloc", works_peer},
+};
+
+static const size_t small = 64;
+static const batch batches[3][3] = {{{64, IN_ORDER}, {64, REVERSED}, {64, RANDOM}},
+                                    {{300, IN_ORDER}, {300, REVERSED}, {300, RANDOM}},
+                                    {{700, IN_ORDER}, {700, REVERSED}, {700, RANDOM}}};
+static const churn churn_10k = {10000, 16, 1024, 1, 400000}, churn_100k = {100000, 16, 1024, 1, 400000},
+                   churn_1m = {1000000, 16, 1024, 1, 1000000};
+
+#define BATCH_GOALS                                                                                                                \
+    {                                                                                                                              \
+        {BENCH_AT_MOST, 1.0, "the best"}, { BENCH_AT_MOST, 0.35, "glibc" }                                                         \
+    }
+#define BATCH_ROW(bytes, what, text, i, j)                                                                                         \
+    {                                                                                                                              \
+        "batch" #bytes "-" #what, "1,000 blocks of " #bytes " B, freed " text, "ns a block", BATCHES, &batches[i][j], BATCH_GOALS, \
+            false                                                                                                                  \
+    }
+
+static const bench_row rows[] = {
+    {"pair", "pair of 64 B", "ns a block", PAIR, &small, {{BENCH_AT_MOST, 1.1, "the best"}, {BENCH_AT_MOST, 0.6, "glibc"}}, false},
+    BATCH_ROW(64, order, "in order", 0, 0),
+    BATCH_ROW(64, reverse, "in reverse", 0, 1),
+    BATCH_ROW(64, random, "at random", 0, 2),
+    BATCH_ROW(300, order, "in order", 1, 0),
+    BATCH_ROW(300, reverse, "in reverse", 1, 1),
+    BATCH_ROW(300, random, "at random", 1, 2),
+    BATCH_ROW(700, order, "in order", 2, 0),
+    BATCH_ROW(700, reverse, "in reverse", 2, 1),
+    BATCH_ROW(700, random, "at random", 2, 2),
+    {"churn10k",
+     "churn, 10 k live blocks of 16-1024 B",
+     "ns a block",
+     CHURN,
+     &churn_10k,
+     {{BENCH_AT_MOST, 1.0, "the best"}},
+     false},
+    {"churn100k",
+     "churn, 100 k live blocks of 16-1024 B",
+     "ns a block",
+     CHURN,
+     &churn_100k,
+     {{BENCH_AT_MOST, 1.0, "the best"}},
+     false},
+    {"churn1m", "churn, 1 M live blocks of 16-1024 B", "ns a block", CHURN, &churn_1m, {{BENCH_AT_MOST, 1.0, "the best"}}, false},
+};
+
+const bench_group bench_blocks = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides};
