@@ -104,7 +104,8 @@ void bench_scratch_free(void *scratch, size_t bytes) { munmap(scratch, bytes); }
 
 bench_calls bench_peer;
 sagemem_heap *bench_heap;
-struct bench_sagemem_calls bench_sagemem = {sagemem_alloc, sagemem_realloc, sagemem_free, sagemem_scope_begin, sagemem_scope_end};
+struct bench_sagemem_calls bench_sagemem = {sagemem_alloc, sagemem_calloc,      sagemem_realloc,
+                                            sagemem_free,  sagemem_scope_begin, sagemem_scope_end};
 
 sagemem_heap *bench_heap_make(void) {
     sagemem_heap_desc desc = {"bench", NULL, 0, NULL, 0, 0};

@@ -79,8 +79,9 @@ typedef struct bench_row {
 /* A malloc that was loaded, or the C library's. */
 typedef struct bench_calls {
     void *(*alloc)(size_t size);
-    void (*free)(void *block);
+    void *(*calloc)(size_t count, size_t size);
     void *(*realloc)(void *block, size_t size);
+    void (*free)(void *block);
     void *(*heap_new)(void);
     void *(*heap_alloc)(void *heap, size_t size);
     void (*heap_destroy)(void *heap);
@@ -103,6 +104,7 @@ typedef struct bench_group {
     size_t row_count;
     const bench_side *sides;
     size_t side_count;
+    void (*tell_peers)(void); /* by bench_peer_tell; may be NULL */
 } bench_group;
 
 /* Set before each run. bench_heap follows the retention policy. */
@@ -110,6 +112,7 @@ extern bench_calls bench_peer;
 extern sagemem_heap *bench_heap;
 extern struct bench_sagemem_calls {
     void *(*alloc)(sagemem_heap *heap, size_t size, sagemem_tag tag);
+    void *(*calloc)(sagemem_heap *heap, size_t count, size_t size, sagemem_tag tag);
     void *(*realloc)(sagemem_heap *heap, void *block, size_t size, sagemem_tag tag);
     void (*free)(void *block);
     sagemem_status (*scope_begin)(sagemem_heap *heap, const char *kind, uint64_t id);
@@ -125,11 +128,13 @@ sagemem_heap *bench_heap_make(void);
 void bench_policy_set(const char *policy, char **argv);
 const char *bench_policy(void);
 
-/* Loads glibc (which is there), mimalloc, jemalloc, tcmalloc. */
+/* Loads mimalloc, jemalloc and tcmalloc; glibc is there. */
 void bench_peers_load(void);
 /* NULL: not installed. */
 const bench_calls *bench_peer_named(const char *name);
-/* A line of names and versions; those that are missing are named as such. */
+/* A peer that a file of benchmarks is linked with, for the next; version NULL: it is not installed. The texts are not copied. */
+void bench_peer_tell(const char *name, const char *version);
+/* Names and versions; those that are missing are named as such. */
 const char *bench_peers_text(void);
 
 /* -- Results --------------------------------------------------------------------------------------------- */

@@ -1,9 +1,10 @@
-/* Single blocks: pairs, batches, churn. Each figure is an allocation and a free. */
+/* Single blocks: pairs, batches, churn (each figure is an allocation and a free), growth by realloc, and what is held. */
 #include "bench.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-enum { PAIR, BATCHES, CHURN };
+enum { PAIR, BATCHES, CHURN, HELD, GROW, TAGS };
 enum { BATCH = 1000 };
 
 typedef enum free_order { IN_ORDER, REVERSED, RANDOM } free_order;
@@ -11,13 +12,14 @@ typedef struct batch {
     size_t size;
     free_order order;
 } batch;
+/* `sizes` different ones, `apart` bytes from one to the next. */
 typedef struct churn {
-    uint32_t live, least, most, tags;
+    uint32_t live, least, sizes, apart, tags;
     uint64_t steps;
 } churn;
 
 static size_t random_size(const churn *what, uint64_t *random) {
-    return what->least + bench_below(random, what->most - what->least + 1);
+    return what->least + bench_below(random, what->sizes) * what->apart;
 }
 
 /* In which order a batch is freed; the random one is always the same. */
@@ -36,26 +38,44 @@ static const uint32_t *order_of(free_order wanted) {
 #define SIDE(name) name##_sagemem
 #define ALLOC(size) sagemem_alloc(bench_heap, size, 1)
 #define TAGGED(size, tag) sagemem_alloc(bench_heap, size, (sagemem_tag)(tag))
+#define RESIZE(block, size) sagemem_realloc(bench_heap, block, size, SAGEMEM_TAG_SAME)
 #define FREE(block) sagemem_free(block)
 #include "blocks_side.h"
 
 #define SIDE(name) name##_sagemem_pointers
 #define ALLOC(size) bench_sagemem.alloc(bench_heap, size, 1)
 #define TAGGED(size, tag) bench_sagemem.alloc(bench_heap, size, (sagemem_tag)(tag))
+#define RESIZE(block, size) bench_sagemem.realloc(bench_heap, block, size, SAGEMEM_TAG_SAME)
 #define FREE(block) bench_sagemem.free(block)
 #include "blocks_side.h"
 
 #define SIDE(name) name##_glibc
 #define ALLOC(size) malloc(size)
 #define TAGGED(size, tag) ((void)(tag), malloc(size))
+#define RESIZE(block, size) realloc(block, size)
 #define FREE(block) free(block)
 #include "blocks_side.h"
 
 #define SIDE(name) name##_peer
 #define ALLOC(size) bench_peer.alloc(size)
 #define TAGGED(size, tag) ((void)(tag), bench_peer.alloc(size))
+#define RESIZE(block, size) bench_peer.realloc(block, size)
 #define FREE(block) bench_peer.free(block)
 #include "blocks_side.h"
+
+/* The library once more, with fewer tags. */
+static double churn_with_tags(const bench_row *row, uint32_t tags) {
+    churn what = *(const churn *)row->arg;
+    bench_row fewer = *row;
+    what.tags = tags;
+    fewer.arg = &what;
+    return churn_sagemem(&fewer);
+}
+static double churn_1_tag(const bench_row *row) { return churn_with_tags(row, 1); }
+static double churn_8_tags(const bench_row *row) { return churn_with_tags(row, 8); }
+
+static bench_work *const works_1_tag[BENCH_WORKS] = {[TAGS] = churn_1_tag}, *const works_8_tags[BENCH_WORKS] = {[TAGS] =
+                                                                                                                    churn_8_tags};
 
 static const bench_side sides[] = {
     {"sagemem", 0, NULL, works_sagemem},
@@ -65,14 +85,19 @@ static const bench_side sides[] = {
     {"mimalloc", BENCH_POINTERS, "mimalloc", works_peer},
     {"jemalloc", BENCH_POINTERS, "jemalloc", works_peer},
     {"tcmalloc", BENCH_POINTERS, "tcmalloc", works_peer},
+    {"sagemem, 8 tags", 0, NULL, works_8_tags},
+    {"sagemem, 1 tag", 0, NULL, works_1_tag},
 };
 
 static const size_t small = 64;
 static const batch batches[3][3] = {{{64, IN_ORDER}, {64, REVERSED}, {64, RANDOM}},
                                     {{300, IN_ORDER}, {300, REVERSED}, {300, RANDOM}},
                                     {{700, IN_ORDER}, {700, REVERSED}, {700, RANDOM}}};
-static const churn churn_10k = {10000, 16, 1024, 1, 400000}, churn_100k = {100000, 16, 1024, 1, 400000},
-                   churn_1m = {1000000, 16, 1024, 1, 1000000};
+static const churn churn_10k = {10000, 16, 1009, 1, 1, 400000}, churn_100k = {100000, 16, 1009, 1, 1, 400000},
+                   churn_1m = {1000000, 16, 1009, 1, 1, 1000000}, tags_few_sizes = {100000, 64, 8, 64, 256, 400000},
+                   tags_any_size = {100000, 16, 1009, 1, 256, 400000}, held_mixed = {200000, 16, 1009, 1, 1, 2000000},
+                   held_small = {1000000, 16, 113, 1, 1, 5000000}, held_few = {5000, 16, 1009, 1, 8, 0};
+static const bool touched = true, untouched = false;
 
 #define BATCH_GOALS                                                                                                                \
     {                                                                                                                              \
@@ -110,6 +135,55 @@ static const bench_row rows[] = {
      {{BENCH_AT_MOST, 1.0, "the best"}},
      false},
     {"churn1m", "churn, 1 M live blocks of 16-1024 B", "ns a block", CHURN, &churn_1m, {{BENCH_AT_MOST, 1.0, "the best"}}, false},
+    {"tags-sizes",
+     "churn of 8 sizes, 256 tags in use",
+     "ns a block",
+     TAGS,
+     &tags_few_sizes,
+     {{BENCH_AT_MOST, 1.1, "sagemem, 8 tags"}},
+     false},
+    {"tags-any",
+     "churn of 16-1024 B, 256 tags in use",
+     "ns a block",
+     TAGS,
+     &tags_any_size,
+     {{BENCH_AT_MOST, 1.1, "sagemem, 8 tags"}},
+     false},
+    {"held-mixed",
+     "held after churn, 16-1024 B",
+     "resident bytes for each live one",
+     HELD,
+     &held_mixed,
+     {{BENCH_AT_MOST, 1.06, "glibc"}},
+     true},
+    {"held-small",
+     "held after churn, 16-128 B",
+     "resident bytes for each live one",
+     HELD,
+     &held_small,
+     {{BENCH_AT_MOST, 0.95, "glibc"}},
+     true},
+    {"held-few",
+     "held by 5,000 blocks in 8 tags",
+     "resident bytes for each live one",
+     HELD,
+     &held_few,
+     {{BENCH_AT_MOST, 1.1, "glibc"}},
+     true},
+    {"realloc-touched",
+     "realloc from 16 B to 256 MB by 1.5, touched",
+     "us",
+     GROW,
+     &touched,
+     {{BENCH_AT_MOST, 1.0, "the best"}},
+     true},
+    {"realloc-untouched",
+     "realloc from 16 B to 256 MB by 1.5, untouched",
+     "us",
+     GROW,
+     &untouched,
+     {{BENCH_AT_MOST, 1.0, "the best"}},
+     true},
 };
 
-const bench_group bench_blocks = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides};
+const bench_group bench_blocks = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides, NULL};

@@ -1,5 +1,5 @@
 /* The workloads on single blocks, as one side does them: the same text for all. Before each inclusion the includer defines
- * SIDE(name), ALLOC(size), FREE(block), TAGGED(size, tag). No guard: it is included once for each side.
+ * SIDE(name), ALLOC(size), TAGGED(size, tag), RESIZE(block, size), FREE(block). No guard: it is included once for each side.
  */
 
 static double SIDE(pair)(const bench_row *row) {
@@ -58,9 +58,48 @@ static double SIDE(churn)(const bench_row *row) {
     return took / (double)steps;
 }
 
-static bench_work *const SIDE(works)[BENCH_WORKS] = {SIDE(pair), SIDE(batch), SIDE(churn)};
+/* Resident bytes for each byte that was asked for and is live; every byte is written. */
+static double SIDE(held)(const bench_row *row) {
+    const churn *what = (const churn *)row->arg;
+    uint32_t count = (uint32_t)bench_count(what->live);
+    uint64_t steps = bench_count(what->steps), random = 1;
+    void **live = (void **)bench_scratch(count * sizeof *live);
+    size_t *sizes = (size_t *)bench_scratch(count * sizeof *sizes), used = 0;
+    double before = bench_resident();
+    for (uint64_t i = 0; i < count + steps; i++) {
+        uint32_t slot = i < count ? (uint32_t)i : bench_below(&random, count);
+        size_t size = random_size(what, &random);
+        if (i >= count) FREE(live[slot]);
+        live[slot] = TAGGED(size, 1 + i % what->tags);
+        memset(live[slot], 1, size);
+        used += size - sizes[slot];
+        sizes[slot] = size;
+    }
+    return (bench_resident() - before) / (double)used;
+}
+
+/* What grows is written to the end, or not at all. The free is not timed. */
+static double SIDE(grow)(const bench_row *row) {
+    bool touch = *(const bool *)row->arg;
+    size_t size = 16, last = (size_t)bench_count(256) << 20;
+    double start = bench_cpu_ns();
+    char *block = (char *)ALLOC(size);
+    for (size_t written = 0; size < last; size += size / 2) {
+        if (touch) memset(block + written, 1, size - written);
+        else bench_use(block);
+        written = size;
+        block = (char *)RESIZE(block, size + size / 2);
+    }
+    bench_use(block);
+    double took = bench_cpu_ns() - start;
+    FREE(block);
+    return took / 1000;
+}
+
+static bench_work *const SIDE(works)[BENCH_WORKS] = {SIDE(pair), SIDE(batch), SIDE(churn), SIDE(held), SIDE(grow), SIDE(churn)};
 
 #undef SIDE
 #undef ALLOC
 #undef TAGGED
+#undef RESIZE
 #undef FREE

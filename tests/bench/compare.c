@@ -302,6 +302,9 @@ int main(int argc, char **argv) {
     }
     bench_policy_set(argv[1], argv);
     bench_peers_load();
+    for (size_t g = 0; g < GROUPS; g++) {
+        if (groups[g]->tell_peers != NULL) groups[g]->tell_peers();
+    }
     bench_print_machine(stdout);
     bench_result *results =
         (bench_result *)mmap(NULL, ROWS * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

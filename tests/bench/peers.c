@@ -23,7 +23,7 @@ static struct loaded {
     char version[48];
     bool here;
 } peers[] = {
-    {"glibc", NULL, {NULL}, {NULL}, {malloc, free, realloc, NULL, NULL, NULL}, "", true},
+    {"glibc", NULL, {NULL}, {NULL}, {malloc, calloc, realloc, free, NULL, NULL, NULL}, "", true},
     {"mimalloc", "BENCH_MIMALLOC", {"libmimalloc.so.3", "libmimalloc.so.2", "libmimalloc.so"}, {"mi_"}, {0}, "", false},
     {"jemalloc", "BENCH_JEMALLOC", {"libjemalloc.so.2", "libjemalloc.so"}, {"je_", ""}, {0}, "", false},
     {"tcmalloc", "BENCH_TCMALLOC", {"libtcmalloc_minimal.so.4", "libtcmalloc.so.4"}, {"tc_"}, {0}, "", false},
@@ -105,8 +105,8 @@ static void load(struct loaded *peer) {
     for (int i = 0; library == NULL && peer->libraries[i] != NULL; i++) library = dlopen(peer->libraries[i], RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) return;
     bench_calls *calls = &peer->calls;
-    peer->here = find(library, peer, "malloc", &calls->alloc) && find(library, peer, "free", &calls->free) &&
-                 find(library, peer, "realloc", &calls->realloc);
+    peer->here = find(library, peer, "malloc", &calls->alloc) && find(library, peer, "calloc", &calls->calloc) &&
+                 find(library, peer, "realloc", &calls->realloc) && find(library, peer, "free", &calls->free);
     if (find(library, peer, "heap_new", &calls->heap_new) && find(library, peer, "heap_malloc", &calls->heap_alloc)) {
         find(library, peer, "heap_destroy", &calls->heap_destroy);
     }
@@ -127,12 +127,21 @@ const bench_calls *bench_peer_named(const char *name) {
     return NULL;
 }
 
+static struct linked { const char *name, *version; } others[16];
+static size_t other_count;
+
+void bench_peer_tell(const char *name, const char *version) {
+    if (other_count == sizeof others / sizeof *others) bench_die("too many peers", name);
+    others[other_count++] = (struct linked){name, version != NULL ? version : "(not installed)"};
+}
+
 const char *bench_peers_text(void) {
-    static char text[400];
+    static char text[600];
     size_t used = 0;
-    for (int i = 0; i < PEERS && used < sizeof text; i++) {
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s %s", i > 0 ? ", " : "", peers[i].name,
-                                 peers[i].here ? peers[i].version : "(not installed)");
+    for (size_t i = 0; i < PEERS + other_count && used < sizeof text; i++) {
+        struct linked peer =
+            i < PEERS ? (struct linked){peers[i].name, peers[i].here ? peers[i].version : "(not installed)"} : others[i - PEERS];
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s %s", i > 0 ? ", " : "", peer.name, peer.version);
     }
     return text;
 }

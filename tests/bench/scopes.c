@@ -5,6 +5,7 @@
 #ifdef BENCH_APR
 #include <apr_general.h>
 #include <apr_pools.h>
+#include <apr_version.h>
 #endif
 #ifdef BENCH_OBSTACK
 #include <obstack.h>
@@ -133,4 +134,24 @@ static const bench_row rows[] = {
      false},
 };
 
-const bench_group bench_scopes = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides};
+static void tell_peers(void) {
+#ifdef BENCH_APR
+    bench_peer_tell("APR", apr_version_string());
+#else
+    bench_peer_tell("APR", NULL);
+#endif
+#ifdef BENCH_TALLOC
+    static char version[16];
+    snprintf(version, sizeof version, "%d.%d", talloc_version_major(), talloc_version_minor());
+    bench_peer_tell("talloc", version);
+#else
+    bench_peer_tell("talloc", NULL);
+#endif
+#ifdef BENCH_OBSTACK
+    bench_peer_tell("obstack", "(the C library's)");
+#else
+    bench_peer_tell("obstack", NULL);
+#endif
+}
+
+const bench_group bench_scopes = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides, tell_peers};
