@@ -272,6 +272,10 @@ void bench_svg_rect(FILE *svg, double x, double y, double width, double height, 
     fprintf(svg, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", x, y, width, height, fill);
 }
 
+void bench_svg_dot(FILE *svg, double x, double y, double radius, const char *fill) {
+    fprintf(svg, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" fill=\"%s\"/>\n", x, y, radius, fill);
+}
+
 void bench_svg_line(FILE *svg, double x1, double y1, double x2, double y2, const char *stroke, double width) {
     fprintf(svg, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" stroke-width=\"%.1f\"/>\n", x1, y1, x2, y2,
             stroke, width);

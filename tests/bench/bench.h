@@ -158,6 +158,12 @@ typedef struct bench_result {
     bench_verdict verdicts[BENCH_GOALS];
 } bench_result;
 
+/* The library's figure over a peer's, both called in the same way: the median of the turns. */
+double bench_ratio(const bench_result *result, const bench_figures *peer);
+bool bench_is_library(const bench_side *side);
+/* Draws the ratios to all peers (plot.c). */
+void bench_plot(const bench_result *results, size_t count, const char *path);
+
 /* -- JSON: keys are NULL inside of arrays. A number that is none becomes null. ----------------------------- */
 
 typedef struct bench_json {
@@ -183,6 +189,7 @@ typedef enum bench_anchor { BENCH_START, BENCH_MIDDLE, BENCH_END } bench_anchor;
 
 FILE *bench_svg_open(const char *path, double width, double height);
 void bench_svg_rect(FILE *svg, double x, double y, double width, double height, const char *fill);
+void bench_svg_dot(FILE *svg, double x, double y, double radius, const char *fill);
 void bench_svg_line(FILE *svg, double x1, double y1, double x2, double y2, const char *stroke, double width);
 void bench_svg_text(FILE *svg, double x, double y, bench_anchor anchor, const char *fill, const char *text);
 void bench_svg_close(FILE *svg, const char *path);

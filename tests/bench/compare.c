@@ -19,13 +19,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern const bench_group bench_blocks, bench_scopes;
-static const bench_group *const groups[] = {&bench_blocks, &bench_scopes};
+extern const bench_group bench_yardsticks, bench_blocks, bench_scopes, bench_pools, bench_arrays, bench_threads, bench_replay;
+static const bench_group *const groups[] = {&bench_yardsticks, &bench_blocks,  &bench_scopes, &bench_pools,
+                                            &bench_arrays,     &bench_threads, &bench_replay};
 enum { GROUPS = sizeof groups / sizeof *groups, ROWS = 96 };
 
 /* -- Running --------------------------------------------------------------------------------------------- */
 
-static bool is_library(const bench_side *side) { return strncmp(side->name, "sagemem", 7) == 0; }
+bool bench_is_library(const bench_side *side) { return strncmp(side->name, "sagemem", 7) == 0; }
 static bool by_pointers(const bench_side *side) { return (side->flags & BENCH_POINTERS) != 0; }
 
 static size_t repetitions(void) {
@@ -124,7 +125,7 @@ static const bench_figures *own(const bench_result *result, const bench_figures 
     return same != NULL ? same : side_named(result, "sagemem", false);
 }
 
-static double ratio(const bench_result *result, const bench_figures *peer) {
+double bench_ratio(const bench_result *result, const bench_figures *peer) {
     double ratios[BENCH_REPETITIONS];
     const bench_figures *mine = own(result, peer);
     for (size_t i = 0; i < result->repetitions; i++) ratios[i] = mine->values[i] / peer->values[i];
@@ -136,8 +137,8 @@ static const bench_figures *best_peer(const bench_result *result) {
     const bench_figures *best = NULL;
     for (size_t i = 0; i < result->side_count; i++) {
         const bench_figures *peer = &result->sides[i];
-        if (is_library(peer->side) || (peer->side->flags & BENCH_LIMITED) != 0) continue;
-        if (best == NULL || ratio(result, peer) > ratio(result, best)) best = peer;
+        if (bench_is_library(peer->side) || (peer->side->flags & BENCH_LIMITED) != 0) continue;
+        if (best == NULL || bench_ratio(result, peer) > bench_ratio(result, best)) best = peer;
     }
     return best;
 }
@@ -150,7 +151,7 @@ static void judge_goal(const bench_result *result, const bench_goal *goal, bench
     }
     *verdict = (bench_verdict){goal, peer, NAN, goal->of == NULL || peer != NULL, false};
     if (!verdict->known) return;
-    verdict->got = peer != NULL ? ratio(result, peer) : own(result, NULL)->median;
+    verdict->got = peer != NULL ? bench_ratio(result, peer) : own(result, NULL)->median;
     if (goal->kind == BENCH_FASTER) verdict->got = 1 / verdict->got;
     verdict->met = goal->kind == BENCH_AT_MOST ? verdict->got <= goal->bound : verdict->got >= goal->bound;
 }
@@ -169,7 +170,8 @@ static void say_goal(const bench_verdict *verdict, char *out, size_t size) {
     const bench_goal *goal = verdict->goal;
     const char *peer = verdict->peer != NULL ? verdict->peer->side->name : goal->of;
     if (goal->of == NULL) snprintf(out, size, "%s %.2f", words[goal->kind], goal->bound);
-    else if (goal->kind == BENCH_FASTER) snprintf(out, size, "at least %.3g times as fast as %s", goal->bound, peer);
+    else if (goal->kind == BENCH_FASTER && goal->bound <= 1) snprintf(out, size, "as fast as %s (how many times)", peer);
+    else if (goal->kind == BENCH_FASTER) snprintf(out, size, "%.3g times as fast as %s", goal->bound, peer);
     else if (strcmp(goal->of, "the best") == 0)
         snprintf(out, size, "%s %.2f of the best (%s)", words[goal->kind], goal->bound, peer);
     else snprintf(out, size, "%s %.2f of %s", words[goal->kind], goal->bound, peer);
@@ -181,6 +183,9 @@ static void say_verdict(const bench_verdict *verdict, char *out, size_t size) {
     else snprintf(out, size, "missed by %.0f %%", ceil(100 * fabs(verdict->got / verdict->goal->bound - 1)));
 }
 
+/* Three digits that count; never as a power of ten. */
+static void print_figure(double value) { printf("%.*f", value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3, value); }
+
 static void print_sides(const bench_result *result, bool pointers) {
     bool any = false;
     for (size_t i = 0; i < result->side_count; i++) {
@@ -188,7 +193,11 @@ static void print_sides(const bench_result *result, bool pointers) {
         if (by_pointers(f->side) != pointers) continue;
         if (!any) printf("    %-9s", pointers ? "pointers:" : "direct:");
         any = true;
-        printf("  %s %.4g (%.4g)", f->side->name, f->median, f->min);
+        printf("  %s ", f->side->name);
+        print_figure(f->median);
+        printf(" (");
+        print_figure(f->min);
+        putchar(')');
     }
     if (any) putchar('\n');
 }
@@ -221,7 +230,8 @@ static void print_goals(const bench_result *results, size_t count) {
             all += v->known;
         }
     }
-    printf("\nretention policy %s: %zu of %zu goals met\n", bench_policy(), met, all);
+    printf("\nretention policy %s: %zu of %zu goals met%s\n", bench_policy(), met, all,
+           bench_quick() ? " (BENCH_QUICK: the figures mean nothing)" : "");
 }
 
 /* -- In files -------------------------------------------------------------------------------------------- */
@@ -315,6 +325,8 @@ int main(int argc, char **argv) {
         char path[512];
         snprintf(path, sizeof path, "%s.json", argv[2]);
         write_json(results, count, path);
+        snprintf(path, sizeof path, "%s.svg", argv[2]);
+        bench_plot(results, count, path);
     }
     return 0;
 }
