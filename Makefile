@@ -184,7 +184,7 @@ run-forest: $(BUILD)/forest
 # -- Checking: independent stages, the longest first ------------------------------------------------------
 
 STAGES = valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
-         $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 mingw $(addprefix reject-,$(COMPILERS))
+         $(addprefix bench-,$(COMPILERS)) $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 mingw $(addprefix reject-,$(COMPILERS))
 
 asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 slow = SAGEMEM_TEST_SLOW=1 TEST_TIMEOUT=600 $(MAKE) --no-print-directory test WERROR=-Werror CFLAGS='-O1 -g'
@@ -220,6 +220,11 @@ $(addprefix in-matrix-,$(COMPILERS)): in-matrix-%:
 
 $(addprefix in-reject-,$(COMPILERS)): in-reject-%:
 	@sh tests/reject.sh $(BUILD) $*
+
+# The benchmarks compile and run to their end; no figure is looked at.
+$(addprefix in-bench-,$(COMPILERS)): in-bench-%:
+	+@BENCH_QUICK=1 BENCH_ONLY= $(MAKE) --no-print-directory bench BUILD=$(BUILD)/bench-$* CC=$* CXX=$(call cxx_of,$*) WERROR=-Werror && \
+	  sh tests/bench/well_formed.sh $(BUILD)/bench-$*/bench
 
 # Without the option, the analyzer passes over functions that are in a header: here, all of them.
 in-analyze:
