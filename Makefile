@@ -87,6 +87,7 @@ vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 
 bench-deps: ## installs the allocators that the benchmarks compare with
 	@sh tests/bench/deps.sh '$(CC)' '$(CXX)'
+	@rm -f $(BUILD)/bench/peers
 
 # Both retention policies are run to their end; a goal that is missed is no error.
 bench: $(BUILD)/bench/compare ## measures speed and memory against other allocators (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,forest)

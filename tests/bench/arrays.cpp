@@ -1,4 +1,5 @@
-// Arrays that grow by one element at a time. In C++ because std::vector is: each side is a class with push(), a workload a template.
+// Arrays that grow by one element at a time. In C++ because std::vector is: each side is a class with push(), a workload a
+// template.
 #include "bench.h"
 
 #include <cstdint>
@@ -131,16 +132,16 @@ const bench_row rows[] = {
      LARGE,
      &large,
      {{BENCH_FASTER, 3.0, "realloc x2"}, {BENCH_FASTER, 3.0, "stb_ds"}, {BENCH_FASTER, 8.0, "std::vector"}},
-     true},
+     BENCH_ISOLATED},
     {"array-peak",
      "stable array of 256 MB",
      "most resident bytes for each of data",
      PEAK,
      &large,
      {{BENCH_AT_MOST, 1.02, nullptr}},
-     true},
-    {"array-800k", "array, 800 KB of pushed doubles", "ns a push", SMALL, &medium, {{BENCH_AT_MOST, 1.1, "realloc x2"}}, false},
-    {"array-8k", "array, 8 KB of pushed doubles", "ns a push", SMALL, &little, {{BENCH_AT_MOST, 1.1, "realloc x2"}}, false},
+     BENCH_ISOLATED | BENCH_STEADY},
+    {"array-800k", "array, 800 KB of pushed doubles", "ns a push", SMALL, &medium, {{BENCH_AT_MOST, 1.1, "realloc x2"}}, 0},
+    {"array-8k", "array, 8 KB of pushed doubles", "ns a push", SMALL, &little, {{BENCH_AT_MOST, 1.1, "realloc x2"}}, 0},
 };
 
 void tell_peers() {

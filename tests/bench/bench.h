@@ -68,12 +68,17 @@ typedef struct bench_goal {
 
 enum { BENCH_GOALS = 4, BENCH_SIDES = 16, BENCH_WORKS = 8, BENCH_REPETITIONS = 99 };
 
+/* ISOLATED: each run in a process of its own, as the memory of the process counts, or a fresh start. COARSE: a call more or less
+ * does not matter, so that the library and glibc are not called through pointers as well. STEADY: nothing is left to
+ * chance, and a few turns are enough. */
+enum { BENCH_ISOLATED = 1, BENCH_COARSE = 2, BENCH_STEADY = 4 };
+
 typedef struct bench_row {
     const char *name, *text, *unit;
     unsigned work;   /* index into the sides' works */
     const void *arg; /* for the workload */
     bench_goal goals[BENCH_GOALS];
-    bool isolated; /* each run in a process of its own: what counts is the memory of the process, or a fresh start */
+    unsigned flags;
 } bench_row;
 
 /* A malloc that was loaded, or the C library's. */

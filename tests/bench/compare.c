@@ -4,7 +4,7 @@
  *
  * Each row has a process of its own, so that no row finds what another left behind; in it the sides take turns, another one
  * first each time, after one turn that does not count. Figures are medians; a ratio is the median of the ratios of turns.
- * BENCH_QUICK, BENCH_ONLY: bench.h; BENCH_REPEAT: turns [9].
+ * BENCH_QUICK, BENCH_ONLY: bench.h; BENCH_REPEAT: turns [7].
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -27,11 +27,16 @@ enum { GROUPS = sizeof groups / sizeof *groups, ROWS = 96 };
 /* -- Running --------------------------------------------------------------------------------------------- */
 
 bool bench_is_library(const bench_side *side) { return strncmp(side->name, "sagemem", 7) == 0; }
+static bool is_isolated(const bench_row *row) { return (row->flags & BENCH_ISOLATED) != 0; }
 static bool by_pointers(const bench_side *side) { return (side->flags & BENCH_POINTERS) != 0; }
 
-static size_t repetitions(void) {
+/* Directly and through pointers. */
+static bool is_called_twice(const bench_side *side) { return bench_is_library(side) || strcmp(side->name, "glibc") == 0; }
+
+static size_t repetitions(const bench_row *row) {
     const char *set = getenv("BENCH_REPEAT");
-    long wanted = set != NULL ? strtol(set, NULL, 10) : bench_quick() ? 1 : 9;
+    long wanted = set != NULL ? strtol(set, NULL, 10) : bench_quick() ? 1 : 7;
+    if ((row->flags & BENCH_STEADY) != 0 && wanted > 3) wanted = 3;
     return wanted < 1 ? 1 : wanted > BENCH_REPETITIONS ? BENCH_REPETITIONS : (size_t)wanted;
 }
 
@@ -41,6 +46,7 @@ static void choose_sides(const bench_group *group, bench_result *result) {
     for (size_t i = 0; i < group->side_count; i++) {
         const bench_side *side = &group->sides[i];
         if (side->works[result->row->work] == NULL) continue;
+        if ((result->row->flags & BENCH_COARSE) != 0 && by_pointers(side) && is_called_twice(side)) continue;
         if (side->peer != NULL && bench_peer_named(side->peer) == NULL) continue;
         if (result->side_count == BENCH_SIDES) bench_die("too many sides", result->row->name);
         result->sides[result->side_count++].side = side;
@@ -81,18 +87,18 @@ static void run_isolated(const bench_row *row, const bench_side *side, double *v
 static void take_turns(bench_result *result) {
     size_t sides = result->side_count;
     for (size_t turn = 0; turn <= result->repetitions; turn++) {
-        if (turn == 0 && result->row->isolated) continue;
+        if (turn == 0 && is_isolated(result->row)) continue;
         for (size_t i = 0; i < sides; i++) {
             bench_figures *figures = &result->sides[(i + turn) % sides];
             double *value = &figures->values[turn > 0 ? turn - 1 : 0];
-            if (result->row->isolated) run_isolated(result->row, figures->side, value);
+            if (is_isolated(result->row)) run_isolated(result->row, figures->side, value);
             else *value = run(result->row, figures->side);
         }
     }
 }
 
 static void measure(bench_result *result) {
-    if (result->row->isolated) {
+    if (is_isolated(result->row)) {
         take_turns(result);
     } else {
         pid_t child = start_process();
@@ -295,7 +301,7 @@ static size_t run_groups(bench_result *results) {
             if (count == ROWS) bench_die("too many rows", row->name);
             bench_result *result = &results[count++];
             result->row = row;
-            result->repetitions = repetitions();
+            result->repetitions = repetitions(row);
             choose_sides(groups[g], result);
             measure(result);
             judge(result);

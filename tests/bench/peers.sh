@@ -59,7 +59,8 @@ int main(void) { apr_pool_t *p; return apr_pool_create(&p, NULL); }' "$(config -
 try talloc "$cc" '#include <talloc.h>
 int main(void) { return talloc_free(talloc_new(NULL)); }' "$(config --cflags talloc | as_system)" "$(config --libs talloc)"
 try glib "$cc" '#include <glib.h>
-int main(void) { g_slice_free1(8, g_slice_alloc(8)); return 0; }' "$(config --cflags glib-2.0 | as_system)" "$(config --libs glib-2.0)"
+int main(void) { g_slice_free1(8, g_slice_alloc(8)); return 0; }' \
+    "$(config --cflags glib-2.0 | as_system)" "$(config --libs glib-2.0)"
 try obstack "$cc" '#include <stdlib.h>
 #include <obstack.h>
 #define obstack_chunk_alloc malloc

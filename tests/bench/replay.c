@@ -109,7 +109,7 @@ static const bench_row rows[] = {
      0,
      "tests/data/sage_small.trace.gz",
      {{BENCH_AT_MOST, 1.0, "the best"}},
-     false},
+     0},
 };
 
 const bench_group bench_replay = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides, NULL};

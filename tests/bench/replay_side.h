@@ -1,5 +1,5 @@
-/* The recorded run, as one side does it: the same text for all. Before each inclusion the includer defines SIDE(name), ALLOC(size),
- * CALLOC(size), RESIZE(block, size), FREE(block). No guard: it is included once for each side.
+/* The recorded run, as one side does it: the same text for all. Before each inclusion the includer defines SIDE(name),
+ * ALLOC(size), CALLOC(size), RESIZE(block, size), FREE(block). No guard: it is included once for each side.
  */
 
 static void SIDE(play)(const trace *run, void **blocks) {

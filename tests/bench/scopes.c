@@ -123,15 +123,15 @@ static const bench_row rows[] = {
      FOREST,
      &forest_cycle,
      {{BENCH_AT_MOST, 0.45, "APR pool"}, {BENCH_AT_MOST, 0.5, "glibc"}, {BENCH_AT_MOST, 0.12, "mi_heap"}},
-     false},
-    {"end", "end of a scope of 1 M blocks of 64 B", "ns a block", MANY, &end_of_many, {{BENCH_AT_MOST, 1.0, "mi_heap"}}, false},
+     0},
+    {"end", "end of a scope of 1 M blocks of 64 B", "ns a block", MANY, &end_of_many, {{BENCH_AT_MOST, 1.0, "mi_heap"}}, 0},
     {"many",
      "1 M blocks of 64 B over 8 tags, allocate and end",
      "ns a block",
      MANY,
      &tagged_many,
      {{BENCH_AT_MOST, 1.1, "the best"}},
-     false},
+     0},
 };
 
 static void tell_peers(void) {

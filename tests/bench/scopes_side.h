@@ -1,6 +1,6 @@
 /* The workloads on scopes, as one side does them: the same text for all. Before each inclusion the includer defines
- * SIDE(name), BEGIN(), TAKE(size, tag), and END(blocks, count), which ends the scope, or frees the blocks one by one where there is none.
- * No guard: it is included once for each side.
+ * SIDE(name), BEGIN(), TAKE(size, tag), and END(blocks, count), which ends the scope, or frees the blocks one by one where
+ * there is none. No guard: it is included once for each side.
  */
 
 static double SIDE(forest)(const bench_row *row) {

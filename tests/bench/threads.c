@@ -146,14 +146,8 @@ static const bench_row rows[] = {
      REMOTE,
      NULL,
      {{BENCH_AT_MOST, 1.2, "mimalloc"}},
-     false},
-    {"threads",
-     "2 threads on their own heaps",
-     "times the work of one",
-     GAIN,
-     NULL,
-     {{BENCH_AT_LEAST, 0.95, "register loop"}},
-     false},
+     0},
+    {"threads", "2 threads on their own heaps", "times the work of one", GAIN, NULL, {{BENCH_AT_LEAST, 0.95, "register loop"}}, 0},
 };
 
 const bench_group bench_threads = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides, NULL};

@@ -89,18 +89,12 @@ static const bench_side sides[] = {{"this machine", BENCH_LIMITED, NULL, works}}
 static const size_t in_cache = 16 << 10, in_memory = 64 << 20;
 
 static const bench_row rows[] = {
-    {"yard-clock", "yardstick: the clock of a thread's CPU time", "ns a call", CLOCK, NULL, {{BENCH_AT_MOST, 0, NULL}}, false},
-    {"yard-call", "yardstick: an empty system call", "ns a call", SYSTEM_CALL, NULL, {{BENCH_AT_MOST, 0, NULL}}, false},
-    {"yard-touch",
-     "yardstick: first write to a page of the system",
-     "ns a page",
-     FIRST_TOUCH,
-     NULL,
-     {{BENCH_AT_MOST, 0, NULL}},
-     false},
-    {"yard-copy-l1", "yardstick: memcpy in the first cache", "GB/s", COPY, &in_cache, {{BENCH_AT_MOST, 0, NULL}}, false},
-    {"yard-copy", "yardstick: memcpy in memory", "GB/s", COPY, &in_memory, {{BENCH_AT_MOST, 0, NULL}}, false},
-    {"yard-line", "yardstick: a cache line to the other thread and back", "ns", PING_PONG, NULL, {{BENCH_AT_MOST, 0, NULL}}, false},
+    {"yard-clock", "yardstick: the clock of a thread's CPU time", "ns a call", CLOCK, NULL, {{BENCH_AT_MOST, 0, NULL}}, 0},
+    {"yard-call", "yardstick: an empty system call", "ns a call", SYSTEM_CALL, NULL, {{BENCH_AT_MOST, 0, NULL}}, 0},
+    {"yard-touch", "yardstick: first write to a page of the system", "ns a page", FIRST_TOUCH, NULL, {{BENCH_AT_MOST, 0, NULL}}, 0},
+    {"yard-copy-l1", "yardstick: memcpy in the first cache", "GB/s", COPY, &in_cache, {{BENCH_AT_MOST, 0, NULL}}, 0},
+    {"yard-copy", "yardstick: memcpy in memory", "GB/s", COPY, &in_memory, {{BENCH_AT_MOST, 0, NULL}}, 0},
+    {"yard-line", "yardstick: a cache line to the other thread and back", "ns", PING_PONG, NULL, {{BENCH_AT_MOST, 0, NULL}}, 0},
 };
 
 const bench_group bench_yardsticks = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides, NULL};
