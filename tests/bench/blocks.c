@@ -71,11 +71,9 @@ static double churn_with_tags(const bench_row *row, uint32_t tags) {
     fewer.arg = &what;
     return churn_sagemem(&fewer);
 }
-static double churn_1_tag(const bench_row *row) { return churn_with_tags(row, 1); }
 static double churn_8_tags(const bench_row *row) { return churn_with_tags(row, 8); }
 
-static bench_work *const works_1_tag[BENCH_WORKS] = {[TAGS] = churn_1_tag}, *const works_8_tags[BENCH_WORKS] = {[TAGS] =
-                                                                                                                    churn_8_tags};
+static bench_work *const works_8_tags[BENCH_WORKS] = {[TAGS] = churn_8_tags};
 
 static const bench_side sides[] = {
     {"sagemem", 0, NULL, works_sagemem},
@@ -86,7 +84,6 @@ static const bench_side sides[] = {
     {"jemalloc", BENCH_POINTERS, "jemalloc", works_peer},
     {"tcmalloc", BENCH_POINTERS, "tcmalloc", works_peer},
     {"sagemem, 8 tags", 0, NULL, works_8_tags},
-    {"sagemem, 1 tag", 0, NULL, works_1_tag},
 };
 
 static const size_t small = 64;
@@ -94,8 +91,8 @@ static const batch batches[3][3] = {{{64, IN_ORDER}, {64, REVERSED}, {64, RANDOM
                                     {{300, IN_ORDER}, {300, REVERSED}, {300, RANDOM}},
                                     {{700, IN_ORDER}, {700, REVERSED}, {700, RANDOM}}};
 static const churn churn_10k = {10000, 16, 1009, 1, 1, 400000}, churn_100k = {100000, 16, 1009, 1, 1, 400000},
-                   churn_1m = {1000000, 16, 1009, 1, 1, 500000}, tags_few_sizes = {100000, 64, 8, 64, 256, 200000},
-                   tags_any_size = {100000, 16, 1009, 1, 256, 200000}, held_mixed = {200000, 16, 1009, 1, 1, 1000000},
+                   churn_1m = {1000000, 16, 1009, 1, 1, 500000}, tags_few_sizes = {50000, 64, 8, 64, 256, 150000},
+                   tags_any_size = {50000, 16, 1009, 1, 256, 150000}, held_mixed = {200000, 16, 1009, 1, 1, 1000000},
                    held_small = {1000000, 16, 113, 1, 1, 2000000}, held_few = {5000, 16, 1009, 1, 8, 0};
 static const bool touched = true, untouched = false;
 
