@@ -125,23 +125,25 @@ const bench_side sides[] = {
 
 const what large = {32 << 20, 1}, medium = {100000, 200}, little = {1000, 20000};
 
+const char ns_a_push[] = "ns a push";
+
 const bench_row rows[] = {
     {"array-large",
      "stable array, 256 MB of pushed doubles",
-     "ns a push",
+     ns_a_push,
      LARGE,
      &large,
-     {{BENCH_FASTER, 3.0, "realloc x2"}, {BENCH_FASTER, 3.0, "stb_ds"}, {BENCH_FASTER, 8.0, "std::vector"}},
-     BENCH_ISOLATED},
+     {{FASTER, 3.0, "realloc x2"}, {FASTER, 3.0, "stb_ds"}, {FASTER, 8.0, "std::vector"}},
+     ISOLATED},
     {"array-peak",
      "stable array of 256 MB",
      "most resident bytes for each of data",
      PEAK,
      &large,
-     {{BENCH_AT_MOST, 1.02, nullptr}},
-     BENCH_ISOLATED | BENCH_STEADY},
-    {"array-800k", "array, 800 KB of pushed doubles", "ns a push", SMALL, &medium, {{BENCH_AT_MOST, 1.1, "realloc x2"}}, 0},
-    {"array-8k", "array, 8 KB of pushed doubles", "ns a push", SMALL, &little, {{BENCH_AT_MOST, 1.1, "realloc x2"}}, 0},
+     {{AT_MOST, 1.02, nullptr}},
+     ISOLATED | STEADY},
+    {"array-800k", "array, 800 KB of pushed doubles", ns_a_push, SMALL, &medium, {{AT_MOST, 1.1, "realloc x2"}}, 0},
+    {"array-8k", "array, 8 KB of pushed doubles", ns_a_push, SMALL, &little, {{AT_MOST, 1.1, "realloc x2"}}, 0},
 };
 
 void tell_peers() {

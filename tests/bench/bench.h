@@ -56,7 +56,7 @@ static inline void bench_use(void *block) { *(volatile uint64_t *)block = 1; }
 
 /* -- Rows and sides -------------------------------------------------------------------------------------- */
 
-typedef enum bench_goal_kind { BENCH_AT_MOST, BENCH_AT_LEAST, BENCH_FASTER } bench_goal_kind;
+typedef enum bench_goal_kind { AT_MOST, AT_LEAST, FASTER } bench_goal_kind;
 
 /* AT_MOST, AT_LEAST: the library's figure over that of `of`; FASTER: the figure of `of` over the library's, at least. `of` is
  * the name of a side, "the best" of all peers that can do the work, or NULL: the figure itself. */
@@ -71,7 +71,7 @@ enum { BENCH_GOALS = 4, BENCH_SIDES = 16, BENCH_WORKS = 8, BENCH_REPETITIONS = 9
 /* ISOLATED: each run in a process of its own, as the memory of the process counts, or a fresh start. COARSE: a call more or less
  * does not matter, so that the library and glibc are not called through pointers as well. STEADY: nothing is left to
  * chance, and a few turns are enough. */
-enum { BENCH_ISOLATED = 1, BENCH_COARSE = 2, BENCH_STEADY = 4 };
+enum { ISOLATED = 1, COARSE = 2, STEADY = 4 };
 
 typedef struct bench_row {
     const char *name, *text, *unit;
@@ -94,7 +94,7 @@ typedef struct bench_calls {
 
 typedef double bench_work(const bench_row *row);
 
-enum { BENCH_POINTERS = 1, BENCH_LIMITED = 2 };
+enum { POINTERS = 1, LIMITED = 2 };
 
 typedef struct bench_side {
     const char *name;         /* "sagemem" is the library; "sagemem, ..." a variant of it, and no peer */

@@ -27,8 +27,8 @@ enum { GROUPS = sizeof groups / sizeof *groups, ROWS = 96 };
 /* -- Running --------------------------------------------------------------------------------------------- */
 
 bool bench_is_library(const bench_side *side) { return strncmp(side->name, "sagemem", 7) == 0; }
-static bool is_isolated(const bench_row *row) { return (row->flags & BENCH_ISOLATED) != 0; }
-static bool by_pointers(const bench_side *side) { return (side->flags & BENCH_POINTERS) != 0; }
+static bool is_isolated(const bench_row *row) { return (row->flags & ISOLATED) != 0; }
+static bool by_pointers(const bench_side *side) { return (side->flags & POINTERS) != 0; }
 
 /* Directly and through pointers. */
 static bool is_called_twice(const bench_side *side) { return bench_is_library(side) || strcmp(side->name, "glibc") == 0; }
@@ -36,7 +36,7 @@ static bool is_called_twice(const bench_side *side) { return bench_is_library(si
 static size_t repetitions(const bench_row *row) {
     const char *set = getenv("BENCH_REPEAT");
     long wanted = set != NULL ? strtol(set, NULL, 10) : bench_quick() ? 1 : 7;
-    if ((row->flags & BENCH_STEADY) != 0 && wanted > 3) wanted = 3;
+    if ((row->flags & STEADY) != 0 && wanted > 3) wanted = 3;
     return wanted < 1 ? 1 : wanted > BENCH_REPETITIONS ? BENCH_REPETITIONS : (size_t)wanted;
 }
 
@@ -46,7 +46,7 @@ static void choose_sides(const bench_group *group, bench_result *result) {
     for (size_t i = 0; i < group->side_count; i++) {
         const bench_side *side = &group->sides[i];
         if (side->works[result->row->work] == NULL) continue;
-        if ((result->row->flags & BENCH_COARSE) != 0 && by_pointers(side) && is_called_twice(side)) continue;
+        if ((result->row->flags & COARSE) != 0 && by_pointers(side) && is_called_twice(side)) continue;
         if (side->peer != NULL && bench_peer_named(side->peer) == NULL) continue;
         if (result->side_count == BENCH_SIDES) bench_die("too many sides", result->row->name);
         result->sides[result->side_count++].side = side;
@@ -143,7 +143,7 @@ static const bench_figures *best_peer(const bench_result *result) {
     const bench_figures *best = NULL;
     for (size_t i = 0; i < result->side_count; i++) {
         const bench_figures *peer = &result->sides[i];
-        if (bench_is_library(peer->side) || (peer->side->flags & BENCH_LIMITED) != 0) continue;
+        if (bench_is_library(peer->side) || (peer->side->flags & LIMITED) != 0) continue;
         if (best == NULL || bench_ratio(result, peer) > bench_ratio(result, best)) best = peer;
     }
     return best;
@@ -158,8 +158,8 @@ static void judge_goal(const bench_result *result, const bench_goal *goal, bench
     *verdict = (bench_verdict){goal, peer, NAN, goal->of == NULL || peer != NULL, false};
     if (!verdict->known) return;
     verdict->got = peer != NULL ? bench_ratio(result, peer) : own(result, NULL)->median;
-    if (goal->kind == BENCH_FASTER) verdict->got = 1 / verdict->got;
-    verdict->met = goal->kind == BENCH_AT_MOST ? verdict->got <= goal->bound : verdict->got >= goal->bound;
+    if (goal->kind == FASTER) verdict->got = 1 / verdict->got;
+    verdict->met = goal->kind == AT_MOST ? verdict->got <= goal->bound : verdict->got >= goal->bound;
 }
 
 static void judge(bench_result *result) {
@@ -176,8 +176,8 @@ static void say_goal(const bench_verdict *verdict, char *out, size_t size) {
     const bench_goal *goal = verdict->goal;
     const char *peer = verdict->peer != NULL ? verdict->peer->side->name : goal->of;
     if (goal->of == NULL) snprintf(out, size, "%s %.2f", words[goal->kind], goal->bound);
-    else if (goal->kind == BENCH_FASTER && goal->bound <= 1) snprintf(out, size, "as fast as %s (how many times)", peer);
-    else if (goal->kind == BENCH_FASTER) snprintf(out, size, "%.3g times as fast as %s", goal->bound, peer);
+    else if (goal->kind == FASTER && goal->bound <= 1) snprintf(out, size, "as fast as %s (how many times)", peer);
+    else if (goal->kind == FASTER) snprintf(out, size, "%.3g times as fast as %s", goal->bound, peer);
     else if (strcmp(goal->of, "the best") == 0)
         snprintf(out, size, "%s %.2f of the best (%s)", words[goal->kind], goal->bound, peer);
     else snprintf(out, size, "%s %.2f of %s", words[goal->kind], goal->bound, peer);
@@ -216,7 +216,8 @@ static void print_result(const bench_result *result) {
         char goal[96], verdict[32];
         say_goal(&result->verdicts[i], goal, sizeof goal);
         say_verdict(&result->verdicts[i], verdict, sizeof verdict);
-        printf("    goal %s: %.3f, %s\n", goal, result->verdicts[i].got, verdict);
+        if (result->verdicts[i].known) printf("    goal %s: %.3f, %s\n", goal, result->verdicts[i].got, verdict);
+        else printf("    goal %s: %s\n", goal, verdict);
     }
     fflush(stdout);
 }
@@ -231,7 +232,9 @@ static void print_goals(const bench_result *results, size_t count) {
             char goal[96], verdict[32];
             say_goal(v, goal, sizeof goal);
             say_verdict(v, verdict, sizeof verdict);
-            printf("| %s | %s | %.2f | %s |\n", i == 0 ? results[r].row->text : "", goal, v->got, verdict);
+            printf("| %s | %s | ", i == 0 ? results[r].row->text : "", goal);
+            if (v->known) printf("%.2f", v->got);
+            printf(" | %s |\n", verdict);
             met += v->met;
             all += v->known;
         }

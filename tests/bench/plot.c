@@ -54,7 +54,7 @@ static void draw_row(FILE *svg, const bench_result *result, double y, legend *pe
     for (size_t i = 0; i < result->side_count; i++) {
         const bench_figures *peer = &result->sides[i];
         /* The C library's, called through pointers, is there for the comparison with others only. */
-        bool twice = (peer->side->flags & BENCH_POINTERS) != 0 && strcmp(peer->side->name, "glibc") == 0;
+        bool twice = (peer->side->flags & POINTERS) != 0 && strcmp(peer->side->name, "glibc") == 0;
         if (bench_is_library(peer->side) || twice) continue;
         bench_svg_dot(svg, place(bench_ratio(result, peer)), y, 4, colour_of(peers, peer->side->name));
     }

@@ -95,11 +95,11 @@ static const trace *trace_read(const char *path) {
 static const bench_side sides[] = {
     {"sagemem", 0, NULL, works_sagemem},
     {"glibc", 0, NULL, works_glibc},
-    {"sagemem", BENCH_POINTERS, NULL, works_sagemem_pointers},
-    {"glibc", BENCH_POINTERS, "glibc", works_peer},
-    {"mimalloc", BENCH_POINTERS, "mimalloc", works_peer},
-    {"jemalloc", BENCH_POINTERS, "jemalloc", works_peer},
-    {"tcmalloc", BENCH_POINTERS, "tcmalloc", works_peer},
+    {"sagemem", POINTERS, NULL, works_sagemem_pointers},
+    {"glibc", POINTERS, "glibc", works_peer},
+    {"mimalloc", POINTERS, "mimalloc", works_peer},
+    {"jemalloc", POINTERS, "jemalloc", works_peer},
+    {"tcmalloc", POINTERS, "tcmalloc", works_peer},
 };
 
 static const bench_row rows[] = {
@@ -108,7 +108,7 @@ static const bench_row rows[] = {
      "ns an event",
      0,
      "tests/data/sage_small.trace.gz",
-     {{BENCH_AT_MOST, 1.0, "the best"}},
+     {{AT_MOST, 1.0, "the best"}},
      0},
 };
 

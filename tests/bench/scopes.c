@@ -98,40 +98,36 @@ static const bench_side sides[] = {
     {"sagemem", 0, NULL, works_sagemem},
     {"glibc", 0, NULL, works_glibc},
 #ifdef BENCH_APR
-    {"APR pool", BENCH_LIMITED, NULL, works_apr},
+    {"APR pool", LIMITED, NULL, works_apr},
 #endif
 #ifdef BENCH_OBSTACK
-    {"obstack", BENCH_LIMITED, NULL, works_obstack},
+    {"obstack", LIMITED, NULL, works_obstack},
 #endif
 #ifdef BENCH_TALLOC
     {"talloc", 0, NULL, works_talloc},
 #endif
-    {"sagemem", BENCH_POINTERS, NULL, works_sagemem_pointers},
-    {"mi_heap", BENCH_POINTERS, "mimalloc", works_peer_heap},
-    {"mimalloc", BENCH_POINTERS, "mimalloc", works_peer},
-    {"jemalloc", BENCH_POINTERS, "jemalloc", works_peer},
-    {"tcmalloc", BENCH_POINTERS, "tcmalloc", works_peer},
+    {"sagemem", POINTERS, NULL, works_sagemem_pointers},
+    {"mi_heap", POINTERS, "mimalloc", works_peer_heap},
+    {"mimalloc", POINTERS, "mimalloc", works_peer},
+    {"jemalloc", POINTERS, "jemalloc", works_peer},
+    {"tcmalloc", POINTERS, "tcmalloc", works_peer},
 };
 
 static const forest forest_cycle = {2000};
 static const many end_of_many = {1000000, 1, true}, tagged_many = {1000000, 8, false};
 
+static const char ns_a_block[] = "ns a block";
+
 static const bench_row rows[] = {
     {"forest",
      "forest: scope, 50 small and 3 of 10-100 KB, end",
-     "ns a block",
+     ns_a_block,
      FOREST,
      &forest_cycle,
-     {{BENCH_AT_MOST, 0.45, "APR pool"}, {BENCH_AT_MOST, 0.5, "glibc"}, {BENCH_AT_MOST, 0.12, "mi_heap"}},
+     {{AT_MOST, 0.45, "APR pool"}, {AT_MOST, 0.5, "glibc"}, {AT_MOST, 0.12, "mi_heap"}},
      0},
-    {"end", "end of a scope of 1 M blocks of 64 B", "ns a block", MANY, &end_of_many, {{BENCH_AT_MOST, 1.0, "mi_heap"}}, 0},
-    {"many",
-     "1 M blocks of 64 B over 8 tags, allocate and end",
-     "ns a block",
-     MANY,
-     &tagged_many,
-     {{BENCH_AT_MOST, 1.1, "the best"}},
-     0},
+    {"end", "end of a scope of 1 M blocks of 64 B", ns_a_block, MANY, &end_of_many, {{AT_MOST, 1.0, "mi_heap"}}, 0},
+    {"many", "1 M blocks of 64 B over 8 tags, allocate and end", ns_a_block, MANY, &tagged_many, {{AT_MOST, 1.1, "the best"}}, 0},
 };
 
 static void tell_peers(void) {

@@ -132,22 +132,16 @@ static bench_work *const works_registers[BENCH_WORKS] = {[GAIN] = gain_of_regist
 static const bench_side sides[] = {
     {"sagemem", 0, NULL, works_sagemem},
     {"glibc", 0, NULL, works_glibc},
-    {"register loop", BENCH_LIMITED, NULL, works_registers},
-    {"sagemem", BENCH_POINTERS, NULL, works_sagemem_pointers},
-    {"mimalloc", BENCH_POINTERS, "mimalloc", works_peer},
-    {"jemalloc", BENCH_POINTERS, "jemalloc", works_peer},
-    {"tcmalloc", BENCH_POINTERS, "tcmalloc", works_peer},
+    {"register loop", LIMITED, NULL, works_registers},
+    {"sagemem", POINTERS, NULL, works_sagemem_pointers},
+    {"mimalloc", POINTERS, "mimalloc", works_peer},
+    {"jemalloc", POINTERS, "jemalloc", works_peer},
+    {"tcmalloc", POINTERS, "tcmalloc", works_peer},
 };
 
 static const bench_row rows[] = {
-    {"remote",
-     "one thread allocates, another frees",
-     "ns a block, both threads",
-     REMOTE,
-     NULL,
-     {{BENCH_AT_MOST, 1.2, "mimalloc"}},
-     0},
-    {"threads", "2 threads on their own heaps", "times the work of one", GAIN, NULL, {{BENCH_AT_LEAST, 0.95, "register loop"}}, 0},
+    {"remote", "one thread allocates, another frees", "ns a block, both threads", REMOTE, NULL, {{AT_MOST, 1.2, "mimalloc"}}, 0},
+    {"threads", "2 threads on their own heaps", "times the work of one", GAIN, NULL, {{AT_LEAST, 0.95, "register loop"}}, 0},
 };
 
 const bench_group bench_threads = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides, NULL};
