@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { REMOTE, GAIN };
-enum { PARCEL = 250, PARCELS = 32 };
+enum { PARCEL = 500, PARCELS = 8 };
 typedef enum way { EMPTY, FULL } way;
 
 typedef struct parcel {

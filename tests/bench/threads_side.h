@@ -16,7 +16,7 @@ static void *SIDE(free_parcels)(void *ctx) {
 static double SIDE(remote)(const bench_row *row) {
     mailbox box;
     pthread_t other;
-    uint64_t parcels = bench_count(2000), random = 9;
+    uint64_t parcels = bench_count(1000), random = 9;
     (void)row;
     heap = bench_heap;
     mailbox_init(&box);
@@ -39,7 +39,7 @@ static double SIDE(remote)(const bench_row *row) {
 
 static void *SIDE(work_alone)(void *ctx) {
     void *blocks[PARCEL];
-    uint64_t rounds = bench_count(4000), random = 9;
+    uint64_t rounds = bench_count(2000), random = 9;
     (void)ctx;
     OPEN();
     for (uint64_t round = 0; round < rounds; round++) {
