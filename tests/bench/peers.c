@@ -8,12 +8,12 @@
 #include "bench.h"
 
 #include <dlfcn.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #ifdef __GLIBC__
 #include <gnu/libc-version.h>
+#include <malloc.h>
 #endif
 
 static struct loaded {
@@ -117,6 +117,8 @@ void bench_peers_load(void) {
     for (int i = 1; i < PEERS; i++) load(&peers[i]);
 #ifdef __GLIBC__
     snprintf(peers[0].version, sizeof peers[0].version, "%s", gnu_get_libc_version());
+#else
+    snprintf(peers[0].version, sizeof peers[0].version, "%s", "(here: another C library)");
 #endif
 }
 
