@@ -93,9 +93,9 @@ static const batch batches[3][3] = {{{64, IN_ORDER}, {64, REVERSED}, {64, RANDOM
                                     {{300, IN_ORDER}, {300, REVERSED}, {300, RANDOM}},
                                     {{700, IN_ORDER}, {700, REVERSED}, {700, RANDOM}}};
 static const churn churn_10k = {10000, 16, 1009, 1, 1, 400000}, churn_100k = {100000, 16, 1009, 1, 1, 400000},
-                   churn_1m = {1000000, 16, 1009, 1, 1, 500000}, tags_few_sizes = {50000, 64, 8, 64, 256, 150000},
+                   churn_1m = {1000000, 16, 1009, 1, 1, 250000}, tags_few_sizes = {50000, 64, 8, 64, 256, 150000},
                    tags_any_size = {50000, 16, 1009, 1, 256, 150000}, held_mixed = {200000, 16, 1009, 1, 1, 1000000},
-                   held_small = {1000000, 16, 113, 1, 1, 2000000}, held_few = {5000, 16, 1009, 1, 8, 0};
+                   held_small = {1000000, 16, 113, 1, 1, 1000000}, held_few = {5000, 16, 1009, 1, 8, 0};
 static const bool touched = true, untouched = false;
 
 #define BATCH_GOALS                                                                                                                \
@@ -136,14 +136,8 @@ static const bench_row rows[] = {
     {"held-mixed", "held after churn, 16-1024 B", held_for_live, HELD, &held_mixed, {{AT_MOST, 1.06, "glibc"}}, MEMORY},
     {"held-small", "held after churn, 16-128 B", held_for_live, HELD, &held_small, {{AT_MOST, 0.95, "glibc"}}, MEMORY},
     {"held-few", "held by 5,000 blocks in 8 tags", held_for_live, HELD, &held_few, {{AT_MOST, 1.1, "glibc"}}, MEMORY},
-    {"realloc-touched", "realloc, 16 B to 256 MB, touched", "us", GROW, &touched, {{AT_MOST, 1.0, "the best"}}, ISOLATED | COARSE},
-    {"realloc-untouched",
-     "realloc, 16 B to 256 MB, untouched",
-     "us",
-     GROW,
-     &untouched,
-     {{AT_MOST, 1.0, "the best"}},
-     ISOLATED | COARSE},
+    {"realloc-touched", "realloc, 16 B to 256 MB, touched", "us", GROW, &touched, {{AT_MOST, 1.0, "the best"}}, MEMORY},
+    {"realloc-untouched", "realloc, 16 B to 256 MB, untouched", "us", GROW, &untouched, {{AT_MOST, 1.0, "the best"}}, MEMORY},
 };
 
 const bench_group bench_blocks = {rows, sizeof rows / sizeof *rows, sides, sizeof sides / sizeof *sides, NULL};
