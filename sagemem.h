@@ -94,7 +94,8 @@
  *     what an idle heap may keep                     1 MiB of empty slab pages, one more for each (tag, size class) in
  *                                                    use, 1 MiB of chunks for its next scope: until sagemem_trim
  *     what the process may keep                      free pages of its regions, for purge_delay_ms of the heap that
- *                                                    freed them [1 s] and until a page is next taken or freed
+ *                                                    freed them [1 s] and until a page is next taken or freed; mappings
+ *                                                    above 16 MiB that a scope left, until then
  *
  *     When memory runs out the call returns NULL or a status, nothing is changed, and it can be repeated.
  *
@@ -665,7 +666,7 @@ typedef struct sagemem_source {
     void *(*map_fn)(void *ctx, size_t size,
                     size_t alignment);                     /* zeroed pages at a multiple of alignment (a power of two), or NULL */
     void (*unmap_fn)(void *ctx, void *pages, size_t size); /* what map_fn gave, whole */
-    void (*purge_fn)(void *ctx, void *pages, size_t size); /* the contents may go, the range stays; may be NULL */
+    void (*purge_fn)(void *ctx, void *pages, size_t size); /* the contents may go, the range stays; may be NULL. By sagemem_trim */
     size_t page_size;                                      /* sizes are rounded up to this; a power of two [the system's] */
     void *ctx;
 } sagemem_source;
@@ -711,7 +712,9 @@ typedef struct sagemem_heap_desc {
     uint64_t limit;       /* bytes held [no limit of its own] */
     const sagemem_source *source; /* where pages come from [the system]; the struct is copied, what ctx points to is not */
     uint32_t flags;               /* SAGEMEM_HEAP_* */
-    uint32_t purge_delay_ms;      /* unused pages go back to the system after this [1000]; SAGEMEM_PURGE_NEVER, SAGEMEM_PURGE_NOW */
+    uint32_t purge_delay_ms;      /* unused pages go back to the system after this [1000], when a page is next taken or freed;
+                                     SAGEMEM_PURGE_NEVER: by sagemem_trim alone; SAGEMEM_PURGE_NOW: with the free, but not
+                                     inside sagemem_scope_end: then with the next page */
 } sagemem_heap_desc;
 
 /* Makes a heap owned by the calling thread; NULL desc: all defaults. NULL on failure (E_ARGUMENT: unknown
@@ -823,7 +826,7 @@ SAGEMEM_API void sagemem_heap_visit(sagemem_heap *heap, void (*visit)(void *ctx,
 SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id);
 /* Ends the innermost scope: clean-ups, last first, then its memory. Not begun: E_ARGUMENT to the fault handler.
  * E_CORRUPT: a checked scope had damaged blocks, and has ended all the same. Cost: the scope's pages and tags, not its
- * blocks; pages are kept, by the heap or by the process: only mappings above 16 MiB go to the system here. */
+ * blocks; pages are kept, by the heap or by the process: none goes to the system here, whatever the heap's purge_delay_ms. */
 SAGEMEM_API sagemem_status sagemem_scope_end(sagemem_heap *heap);
 /* Carries a block one scope outwards; only this block, not what it points to. Returns its new address; NULL:
  * the block stays. A block in no scope is returned unchanged. Cost: a copy; none for a block with pages of its own. A
@@ -909,7 +912,8 @@ SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double
                                                   uint32_t interval_ms);
 
 /* Gives unused pages back to the system: those in the process-wide cache and those kept by the calling thread's
- * heaps; other heaps do it at their next slow path. Returns the bytes given back. Threads: any. */
+ * heaps; other heaps do it at their next slow path. Returns the bytes given back. Threads: any. Blocks stay where they are: a
+ * page goes when none is left in it. Of freed blocks above 8 KiB the inside goes at once, but is held further, for the heap. */
 SAGEMEM_API uint64_t sagemem_trim(void);
 
 /* ==========================================================================
@@ -1759,6 +1763,8 @@ static bool smi_os_commit(void *pages, size_t size) {
     return !smi_os_fails() && VirtualAlloc(pages, size, MEM_COMMIT, PAGE_READWRITE) != NULL;
 }
 static void smi_os_purge(void *pages, size_t size) { VirtualFree(pages, size, MEM_DECOMMIT); }
+/* What is in the pages may be lost; they stay memory. */
+static void smi_os_discard(void *pages, size_t size) { VirtualAlloc(pages, size, MEM_RESET, PAGE_READWRITE); }
 static void smi_os_release(void *pages, size_t size) {
     (void)size;
     VirtualFree(pages, 0, MEM_RELEASE);
@@ -2205,6 +2211,8 @@ static void smi_os_purge(void *pages, size_t size) {
     mmap(pages, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | SMI_MAP_ANONYMOUS | SMI_MAP_NORESERVE, -1, 0);
 #endif
 }
+/* What is in the pages may be lost; they stay memory. */
+static void smi_os_discard(void *pages, size_t size) { smi_os_purge(pages, size); }
 static void smi_os_release(void *pages, size_t size) { munmap(pages, size); }
 
 /* Addresses that nobody may touch, set aside for one block; parts become zeroed memory and are given back. The kernel
@@ -3199,6 +3207,7 @@ struct sagemem_heap {
     uint32_t flags, purge_delay_ms;
     uint32_t pre, post; /* bytes in front of a block's header, and behind the block */
     bool is_default, has_source, frozen, trim_wanted, ending, orphan;
+    bool closing; /* scope: sagemem_scope_end is at work; no pages go to the system till it is done */
     sagemem_source source;
     smi_budget budget;
     /* memory */
@@ -3640,10 +3649,32 @@ static size_t smi_region_purge(smi_region *r, size_t at, size_t n) {
     return purged;
 }
 
+/* Pages that a scope left, of no region: the end of a scope is to be short, so they go when a page is next taken or freed.
+ * Nobody but the process holds them. Under smi_span_lock. */
+static smi_page *smi_leaving;
+
+static void smi_page_unmap(smi_page *page) {
+    const sagemem_source *source = &page->domain->source;
+    if (smi_watched) smi_watch_open(page->base, page->bytes);
+    if (page->origin == SMI_FROM_SOURCE) source->unmap_fn(source->ctx, page->base, page->bytes);
+    else smi_os_release(page->base, page->reserved > 0 ? page->reserved : page->bytes);
+}
+
+static uint64_t smi_leaving_unmap(void) {
+    uint64_t bytes = 0;
+    for (smi_page *page; (page = smi_leaving) != NULL;) {
+        smi_leaving = page->next;
+        bytes += page->bytes;
+        smi_page_unmap(page);
+        smi_meta_free(page, sizeof *page);
+    }
+    return bytes;
+}
+
 /* Purges every region whose time has come, or all of them, and then gives wholly free ones up, addresses included: where
  * these are short, something else may need them. Bytes given back. Under smi_span_lock. */
 static uint64_t smi_regions_purge(uint64_t now_ms, bool all) {
-    uint64_t bytes = 0;
+    uint64_t bytes = smi_leaving_unmap();
     for (smi_region **at = &smi_regions; *at != NULL;) {
         smi_region *r = *at;
         if (r->dirty_free > 0 && (all || now_ms >= r->expires_ms)) {
@@ -3744,6 +3775,10 @@ static char *smi_span_from_outside(smi_domain *d, const smi_page *page, size_t a
     return base;
 }
 
+/* Is a page given back by the end of a scope, or by what runs in it? Then nothing goes to the system: what is due goes with
+ * the next page. */
+static bool smi_in_scope_end(const smi_domain *d) { return d->closing || d->base->top->closing; }
+
 /* The end of a span of a region goes back to it. Under smi_span_lock. */
 static void smi_span_to_region(smi_domain *d, char *base, size_t bytes) {
     const smi_domain *heap = d->base;
@@ -3752,15 +3787,16 @@ static void smi_span_to_region(smi_domain *d, char *base, size_t bytes) {
     smi_uncharge(&d->budget, bytes, &smi_process.budget); /* the process holds it as long as it is dirty */
     smi_region_give(r, at, n);
     uint64_t now = smi_os_now_ms();
-    if (heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW) {
+    bool at_once = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW, later = smi_in_scope_end(d);
+    if (at_once && !later) {
         SMI_ATOMIC_SUB(&smi_process.budget.held, (uint64_t)smi_region_purge(r, at, n) * SMI_GRANULE);
     } else {
         /* The earliest wish counts: a region that is busy all the time is purged, too. */
-        uint64_t expires = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER ? UINT64_MAX : now + heap->purge_delay_ms;
+        bool never = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER;
+        uint64_t expires = never ? UINT64_MAX : at_once ? now : now + heap->purge_delay_ms;
         if (r->expires_ms == 0 || expires < r->expires_ms) r->expires_ms = expires;
     }
-    bool in_scope_end = heap != d && d->ending; /* which is to be short: what is due goes at the next page */
-    if (!in_scope_end) smi_regions_purge(now, false);
+    if (!later) smi_regions_purge(now, false);
 }
 
 /* Sizes are rounded to what the origin deals in. 0: overflow. */
@@ -3889,16 +3925,21 @@ static void smi_span_free(smi_domain *d, smi_page *page) {
         smi_page *outer = smi_source_outer(heap);
         smi_map_set(smi_map_base(page), smi_map_bytes(page), outer != NULL ? outer : smi_obituary(d, page));
     }
+    bool later = page->origin != SMI_FROM_REGION && page->kind != SMI_META && smi_in_scope_end(d);
     if (page->origin == SMI_FROM_REGION) {
         smi_span_to_region(d, page->base, page->bytes);
+    } else if (later) {
+        smi_uncharge(&d->budget, page->bytes, &smi_process.budget);
+        page->domain = heap; /* whose end empties the list: see smi_heap_clear */
+        page->next = smi_leaving;
+        smi_leaving = page;
     } else {
-        if (smi_watched) smi_watch_open(page->base, page->bytes);
-        if (page->origin == SMI_FROM_SOURCE) heap->source.unmap_fn(heap->source.ctx, page->base, page->bytes);
-        else smi_os_release(page->base, page->reserved > 0 ? page->reserved : page->bytes);
+        page->domain = heap;
+        smi_page_unmap(page);
         smi_uncharge(&d->budget, page->bytes, NULL);
     }
     smi_lock_give(&smi_span_lock);
-    smi_meta_free(page, sizeof *page);
+    if (!later) smi_meta_free(page, sizeof *page);
 }
 
 /* ==========================================================================
@@ -5165,6 +5206,28 @@ static void smi_domain_trim(smi_domain *d) {
     SMI_STORE(&d->trim_wanted, false);
 }
 
+/* The whole pages of the system inside a free block: its word and links lie in front of them, its size behind. */
+static void smi_chunk_discard(const smi_domain *d, char *header) {
+    uintptr_t first = (uintptr_t)header + 24, end = (uintptr_t)header - d->pre + smi_units(smi_get(header)) * 16 - 8;
+    first = (first + smi_os_page - 1) & ~(uintptr_t)(smi_os_page - 1);
+    end &= ~(uintptr_t)(smi_os_page - 1);
+    const sagemem_source *source = &d->base->source;
+    if (first >= end || smi_watched) return;
+    if (!d->base->has_source) smi_os_discard((void *)first, end - first);
+    else if (source->purge_fn != NULL) source->purge_fn(source->ctx, (void *)first, end - first);
+}
+
+/* As much as can go without moving a block: pages that hold none, and the inside of large free blocks. */
+static void smi_heap_trim(smi_domain *heap) {
+    for (smi_domain *d = heap; d != NULL; d = smi_domain_after(heap, d))
+        for (unsigned i = smi_list_of(smi_os_page / 16); i < SMI_LISTS; i++)
+            for (char *h = (char *)d->lists[i]; h != NULL && h != SMI_BROKEN; h = smi_link_get(d, h, 0)) {
+                if (!smi_word_good(d, h, smi_get(h))) break; /* damaged: told when the block is next needed */
+                smi_chunk_discard(d, h);
+            }
+    smi_domain_trim(heap);
+}
+
 /* -- Huge blocks: pages of their own; all that is known about one lies in its smi_page. ------------------------ */
 
 static size_t smi_huge_front(const smi_domain *d) { return smi_checked(d) ? (size_t)SMI_HUGE_ZONE : 0; }
@@ -5954,7 +6017,7 @@ static void smi_collect(smi_domain *heap) {
         smi_free_own(&ref, block, nowhere);
         block = next;
     }
-    if (SMI_LOAD(&heap->trim_wanted)) smi_domain_trim(heap);
+    if (SMI_LOAD(&heap->trim_wanted) && !heap->top->closing) smi_heap_trim(heap);
 }
 
 SMI_INLINE bool smi_pending(const smi_domain *heap) { return SMI_LOAD(&heap->pending) != 0; }
@@ -6702,6 +6765,7 @@ static void smi_heap_quick(smi_domain *h) {
 static sagemem_status smi_scope_end(smi_domain *heap) {
     sagemem_status status = SAGEMEM_OK;
     smi_domain *scope = heap->top;
+    scope->closing = true;
     smi_objects_end(scope);
     smi_collect(heap);
     if (smi_checked(scope) && smi_domain_check(scope, "sagemem_scope_end") > 0) status = SAGEMEM_E_CORRUPT;
@@ -7109,6 +7173,9 @@ static void smi_heap_clear(smi_domain *h) {
     SMI_STORE(&h->header_bytes, 0);
     h->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* what lies in the pages now is no block of it any more */
     smi_domain_trim(h);
+    smi_lock_take(&smi_span_lock);
+    smi_regions_purge(smi_os_now_ms(), false); /* also what its scopes left: of a source, it must not outlive the heap */
+    smi_lock_give(&smi_span_lock);
     smi_lock_take(&h->lock);
     smi_publish(h, false);
     smi_lock_give(&h->lock);
@@ -8264,11 +8331,13 @@ SAGEMEM_API uint64_t sagemem_trim(void) {
             SMI_STORE_RELEASE(&h->pending, 1);
         }
     smi_lock_give(&smi_registry_lock);
-    /* One's own heaps at once; the flag says which are left, so that no lock is held while pages go. */
-    for (;;) {
+    /* One's own heaps at once. The flag says which are left, so that no lock is held while pages go; the way is taken up where
+     * it was left, if that heap is one's own still, so that it is walked once. */
+    for (smi_domain *h = NULL;;) {
         smi_lock_take(&smi_registry_lock);
-        smi_domain *h = smi_heap_after(&smi_process, NULL);
-        while (h != NULL && !(SMI_LOAD(&h->owner) == smi_self() && SMI_LOAD(&h->trim_wanted))) h = smi_heap_after(&smi_process, h);
+        if (h != NULL && SMI_LOAD(&h->owner) != smi_self()) h = NULL;
+        do h = smi_heap_after(&smi_process, h);
+        while (h != NULL && !(SMI_LOAD(&h->owner) == smi_self() && SMI_LOAD(&h->trim_wanted)));
         smi_lock_give(&smi_registry_lock);
         if (h == NULL) break;
         smi_collect(h); /* trims as well */
