@@ -678,7 +678,8 @@ typedef enum sagemem_numa_policy {
 } sagemem_numa_policy;
 
 /* Sources by value hold nothing and are not destroyed. Where huge pages or NUMA are not to be had, the pages
- * are ordinary ones; `huge_page_bytes` in the statistics says what was really obtained. */
+ * are ordinary ones, and the system is asked to make huge ones of them as they are used; `huge_page_bytes` in the statistics says
+ * what was really obtained: of such pages it is looked up in /proc/self/smaps, so statistics of such a heap take a walk there. */
 SAGEMEM_API sagemem_source sagemem_source_system(void);
 SAGEMEM_API sagemem_source sagemem_source_huge(size_t page_size); /* bytes: 2 MiB or 1 GiB on x86-64; 0: the system's default */
 SAGEMEM_API sagemem_source sagemem_source_numa(int node, sagemem_numa_policy policy);
@@ -1920,6 +1921,8 @@ static void *smi_os_huge_map(size_t size, size_t page_size) {
     return NULL;
 }
 static void smi_os_huge_advise(void *pages, size_t size) { (void)pages, (void)size; }
+typedef void (*smi_os_huge_fn)(void *ctx, uintptr_t begin, uintptr_t end, uint64_t bytes);
+static void smi_os_huge_look(smi_os_huge_fn see, void *ctx) { (void)see, (void)ctx; }
 static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_policy policy) {
     (void)pages, (void)size, (void)node, (void)policy;
     return false;
@@ -2426,6 +2429,45 @@ static void smi_os_huge_advise(void *pages, size_t size) {
     (void)madvise(pages, size, MADV_HUGEPAGE); /* a wish: ordinary pages do as well */
 #else
     (void)pages, (void)size;
+#endif
+}
+
+/* What the system made of such wishes: see(ctx, begin, end, bytes) for each mapping with so many bytes on huge pages. */
+typedef void (*smi_os_huge_fn)(void *ctx, uintptr_t begin, uintptr_t end, uint64_t bytes);
+#ifdef __linux__
+/* A line of smaps: "7f00-7fff rw-p ..." begins a mapping, "AnonHugePages:   2048 kB" is of the one begun last. */
+static void smi_os_huge_line(const char *line, uintptr_t range[2], smi_os_huge_fn see, void *ctx) {
+    char *rest;
+    uintptr_t first = (uintptr_t)strtoull(line, &rest, 16);
+    if (*rest == '-') {
+        range[0] = first;
+        range[1] = (uintptr_t)strtoull(rest + 1, NULL, 16);
+    } else if (strncmp(line, "AnonHugePages:", 14) == 0) {
+        uint64_t bytes = strtoull(line + 14, NULL, 10) * 1024u;
+        if (bytes > 0) see(ctx, range[0], range[1], bytes);
+    }
+}
+#endif
+static void smi_os_huge_look(smi_os_huge_fn see, void *ctx) {
+#ifdef __linux__
+    char text[4096]; /* of longer lines (paths) the rest is no line that is wanted */
+    uintptr_t range[2] = {0, 0};
+    size_t have = 0;
+    int fd = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+    while (fd >= 0) {
+        ssize_t n = read(fd, text + have, sizeof text - 1 - have);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        have += (size_t)n;
+        text[have] = '\0';
+        char *line = text;
+        for (char *end; (end = strchr(line, '\n')) != NULL; line = end + 1) smi_os_huge_line(line, range, see, ctx);
+        have = line == text && have == sizeof text - 1 ? 0 : (size_t)(text + have - line);
+        memmove(text, line, have);
+    }
+    if (fd >= 0) close(fd);
+#else
+    (void)see, (void)ctx;
 #endif
 }
 static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_policy policy) {
@@ -3816,6 +3858,7 @@ static void smi_span_free(smi_domain *d, smi_page *page);
 
 enum { SMI_HUGE_ZONE = 64 }; /* checked: bytes in front of the block, filled */
 static bool smi_source_gave_huge(const sagemem_source *source);
+static bool smi_source_wants_huge(const sagemem_source *source);
 static smi_page *smi_source_outer(const smi_domain *heap);
 
 /* The pages of a span, from wherever this heap has them; *claim->met tells a limit from a refusal. Under smi_span_lock. */
@@ -7966,6 +8009,41 @@ static void smi_count_scopes(smi_domain *h, sagemem_heap_stats *out) {
     for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_count_scopes(c, out);
 }
 
+/* A heap whose pages are ordinary ones, of which the system was asked to make huge ones as it sees fit. */
+static bool smi_wishes_huge(const smi_domain *h) {
+    return h->has_source && smi_source_wants_huge(&h->source) && SMI_LOAD(&h->budget.held) > SMI_LOAD(&h->huge_page_bytes);
+}
+static bool smi_any_wishes_huge(const smi_domain *h) {
+    bool any = smi_wishes_huge(h);
+    for (const smi_domain *c = h->children; c != NULL && !any; c = c->sibling_next) any = smi_any_wishes_huge(c);
+    return any;
+}
+
+typedef struct smi_huge_count {
+    smi_domain *heap;
+    uint64_t bytes;
+} smi_huge_count;
+/* The system tells by mappings, and merges neighbours: a page's part of a mapping is its part of the huge pages there. */
+static void smi_huge_seen_below(smi_domain *h, uintptr_t begin, uintptr_t end, uint64_t bytes, uint64_t *sum) {
+    if (smi_wishes_huge(h)) {
+        smi_lock_take(&h->lock);
+        for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d))
+            for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) {
+                uintptr_t first = (uintptr_t)p->base, last = first + p->bytes;
+                if (first < begin) first = begin;
+                if (last > end) last = end;
+                if (!p->on_huge_pages && first < last)
+                    *sum += (uint64_t)((double)bytes * ((double)(last - first) / (double)(end - begin)));
+            }
+        smi_lock_give(&h->lock);
+    }
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_huge_seen_below(c, begin, end, bytes, sum);
+}
+static void smi_huge_seen(void *ctx, uintptr_t begin, uintptr_t end, uint64_t bytes) {
+    smi_huge_count *c = (smi_huge_count *)ctx;
+    smi_huge_seen_below(c->heap, begin, end, bytes, &c->bytes);
+}
+
 SAGEMEM_API sagemem_status sagemem_heap_get_stats(const sagemem_heap *heap, sagemem_heap_stats *out) {
     const char *call = "sagemem_heap_get_stats";
     if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_heap_stats");
@@ -7978,6 +8056,9 @@ SAGEMEM_API sagemem_status sagemem_heap_get_stats(const sagemem_heap *heap, sage
     smi_refresh(h);
     smi_all_sum(h, &s);
     smi_count_scopes(h, out);
+    smi_huge_count huge = {h, 0};
+    if (smi_any_wishes_huge(h)) smi_os_huge_look(smi_huge_seen, &huge);
+    out->huge_page_bytes += huge.bytes;
     out->overhead = smi_overhead(h) + (h == &smi_process ? SMI_LOAD(&smi_meta_bytes) : 0);
     smi_lock_give(&smi_registry_lock);
     out->used = s.bytes;
@@ -8406,9 +8487,8 @@ SAGEMEM_API sagemem_source sagemem_source_numa(int node, sagemem_numa_policy pol
     return source;
 }
 
-static bool smi_source_gave_huge(const sagemem_source *source) {
-    return source->map_fn == smi_source_huge_map && smi_huge_obtained;
-}
+static bool smi_source_wants_huge(const sagemem_source *source) { return source->map_fn == smi_source_huge_map; }
+static bool smi_source_gave_huge(const sagemem_source *source) { return smi_source_wants_huge(source) && smi_huge_obtained; }
 
 /* Buffer and file: a region over memory that is there already. Called under smi_span_lock. */
 typedef struct smi_pool_source {

@@ -491,6 +491,90 @@ static void trim_twice_gives_back_once(void **state) {
     sagemem_heap_destroy(heap);
 }
 
+/* -- Huge pages ----------------------------------------------------------------------------------------- */
+
+/* What smaps says of the mapping that an address lies in; UINT64_MAX: nothing. */
+static uint64_t smaps_of(const void *at, const char *key) {
+    FILE *file = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool here = false;
+    uint64_t found = UINT64_MAX;
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        uint64_t first, last, kib;
+        char colon[32];
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &first, &last) == 2) here = first <= (uintptr_t)at && (uintptr_t)at < last;
+        else if (here && strncmp(line, key, strlen(key)) == 0 && sscanf(line, "%31[^:]: %" SCNu64, colon, &kib) == 2)
+            found = kib * 1024;
+    }
+    if (file != NULL) fclose(file);
+    return found;
+}
+
+/* Whatever the system gives: pages of its pool, ordinary ones that it makes huge, or neither. */
+static void huge_pages_are_what_the_system_says(void **state) {
+    (void)state;
+    SKIP_UNLESS_TOLD();
+    sagemem_source source = sagemem_source_huge((size_t)2 * MIB);
+    sagemem_heap_desc desc = {0};
+    desc.source = &source;
+    sagemem_heap *parent = heap_of(0, 0, NULL);
+    desc.parent = parent;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    assert_non_null(heap);
+    assert_int_equal(stats_of(heap).huge_page_bytes, 0);
+    char *block = sagemem_alloc(heap, 32 * MIB, 1), *ordinary = sagemem_alloc(parent, 20 * MIB, 1);
+    assert_non_null(block);
+    uint64_t pool = smaps_of(block, "Private_Hugetlb"), anonymous = smaps_of(block, "AnonHugePages");
+    SKIP_UNLESS(anonymous != UINT64_MAX, "the system does not tell of huge pages");
+    if (pool == 0) assert_int_equal(stats_of(heap).huge_page_bytes, 0); /* nothing was touched yet */
+    memset(block, 1, 32 * MIB);
+    memset(ordinary, 1, 20 * MIB);
+    anonymous = smaps_of(block, "AnonHugePages");
+    uint64_t told = stats_of(heap).huge_page_bytes;
+    print_message("%" PRIu64 " bytes of 32 MiB are on huge pages, the system says %" PRIu64 " (and %" PRIu64 " from its pool)\n",
+                  told, anonymous, smaps_of(block, "Private_Hugetlb"));
+    if (smaps_of(block, "Private_Hugetlb") >= 32 * MIB) assert_true(told >= 32 * MIB);
+    else assert_true(told <= anonymous && told + 2 * MIB >= (anonymous < 32 * MIB ? anonymous : 32 * MIB));
+    assert_true(told <= stats_of(heap).held);
+    assert_int_equal(stats_of(parent).huge_page_bytes, told); /* the sum of those below; its own pages are not asked for */
+    assert_true(stats_of(NULL).huge_page_bytes >= told);
+    sagemem_free(block);
+    assert_int_equal(stats_of(heap).huge_page_bytes, 0);
+    sagemem_heap_destroy(heap);
+    sagemem_heap_destroy(parent);
+    assert_int_equal(stats_of(NULL).huge_page_bytes, 0);
+}
+
+/* -- Addresses ------------------------------------------------------------------------------------------ */
+
+/* One block of 4 TiB, grown to 5, of which a few pages are used; and a heap that holds it and small ones. */
+static void block_of_4_tib(void **state) {
+    (void)state;
+    if (sizeof(void *) < 8 || watched()) skip();
+    const uint64_t tib = (uint64_t)1 << 40;
+    sagemem_heap *heap = heap_of(0, 0, NULL);
+    size_t before = resident();
+    char *block = sagemem_alloc(heap, (size_t)(4 * tib), 1);
+    SKIP_UNLESS(block != NULL, "the system sets no 4 TiB of addresses aside");
+    for (uint64_t at = 0; at < 4 * tib; at += tib / 4) block[at] = (char)(at / (tib / 4) + 1);
+    block[4 * tib - 1] = 99;
+    assert_true(sagemem_size(block) >= 4 * tib && stats_of(heap).used >= 4 * tib && stats_of(heap).held >= 4 * tib);
+    char *grown = sagemem_realloc(heap, block, (size_t)(5 * tib), SAGEMEM_TAG_SAME);
+    if (grown != NULL) block = grown;
+    for (uint64_t at = 0; at < 4 * tib; at += tib / 4) assert_int_equal(block[at], (char)(at / (tib / 4) + 1));
+    assert_int_equal(block[4 * tib - 1], 99);
+    if (before != 0) assert_true(resident() < before + 4 * MIB);
+    assert_int_equal(sagemem_check(block), SAGEMEM_OK);
+    assert_true(sagemem_owns(block) && !sagemem_owns(block + tib));
+    void *small = sagemem_alloc(heap, 100, 1);
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    sagemem_free(block);
+    assert_int_equal(stats_of(heap).used, sagemem_size(small));
+    assert_true(stats_of(heap).used_peak >= 4 * tib);
+    sagemem_heap_destroy(heap);
+    assert_int_equal(faults, 0);
+}
+
 /* With an argument: only the tests whose names match it (* and ?). */
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
@@ -508,6 +592,8 @@ int main(int argc, char **argv) {
         T(policies_differ_in_when),
         T(the_earliest_wish_counts),
         T(trim_twice_gives_back_once),
+        T(huge_pages_are_what_the_system_says),
+        T(block_of_4_tib),
     };
     return cmocka_run_group_tests_name("public_memory", tests, NULL, NULL);
 }
