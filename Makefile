@@ -3,6 +3,7 @@
 #   make demo                             needs a C compiler and make, nothing else
 #   make deps test                        the tests, two at a time; `make -j4 test` runs four
 #   make test TESTS="heap_test"           one of them
+#   make bench-deps bench                 the comparison with other allocators; BENCH_ONLY=pair,forest runs some rows of it
 #   make check COMPILERS="gcc-13 clang"   everything, with other compilers
 #
 # Tests are found by name, a new file needs no line here:
@@ -11,6 +12,7 @@
 #   tests/X_test.sh   called with BUILD/X (a program or a directory, if there is one of the name) and the data directory
 #   tests/caught/*.c  programs that must die, built as BUILD/caught/NAME for tests/caught_test.sh
 #   examples/*.c, examples/recipes/*.c  compiled and run; the output is compared if the first comment tells it
+# Benchmarks are tests/bench/*.c and *.cpp: see tests/bench/bench.h.
 #
 # Where everything is slower (sanitizers, Valgrind), SAGEMEM_TEST_SLOW is in the environment: a test may then do less.
 # Random tests print their seed; SAGEMEM_SEED in the environment sets another.
@@ -39,6 +41,7 @@ EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
 RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes/*.c)))
 FOREST   := $(sort $(wildcard examples/forest/*.c))
 TREES    := $(sort $(wildcard examples/forest_trees/*.c))
+BENCH    := $(sort $(wildcard tests/bench/*.c tests/bench/*.cpp))
 
 TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
@@ -52,11 +55,11 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check vital format clean FORCE
+.PHONY: help demo deps test check vital bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1 \2/p' Makefile | while read -r target text; do printf '  %-8s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1 \2/p' Makefile | while read -r target text; do printf '  %-10s %s\n' "$$target" "$$text"; done
 
 demo: $(BUILD)/forest $(BUILD)/forest_trees ## builds and runs the forest example (needs a C compiler and make only)
 	@mkdir -p $(BUILD)/demo
@@ -81,6 +84,17 @@ check: ## everything: both compilers, all standards, sanitizers, Valgrind, every
 
 vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 	@$(BUILD)/vital
+
+bench-deps: ## installs the allocators that the benchmarks compare with
+	@sh tests/bench/deps.sh '$(CC)' '$(CXX)'
+	@rm -f $(BUILD)/bench/peers
+
+# Both retention policies are run to their end; a goal that is missed is no error.
+bench: $(BUILD)/bench/compare ## measures speed and memory against other allocators (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,forest)
+	@for policy in default keep; do \
+	  BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $< $$policy $(BUILD)/bench/$$policy || exit 1; \
+	done
+	@echo 'Figures are in $(BUILD)/bench/default.json and keep.json, plots beside them.'
 
 format: ## formats the changed C files (needs clang-format)
 	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' ':!:sagemem.h' | \
@@ -127,6 +141,20 @@ $(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/f
 $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -O2 -Itests -o $@ $< $(call library,$<) -lm
 
+# Peers that are not installed are left out; which there are is asked once, and again after make bench-deps.
+$(BUILD)/bench/peers: tests/bench/peers.sh $(BUILD)/flags
+	@mkdir -p $(BUILD)/bench
+	@sh $< '$(CC)' '$(CXX)' > $@
+
+$(BUILD)/bench/%.o: tests/bench/%.c $(BUILD)/bench/peers $(BUILD)/flags
+	@$(compile) $$(sed -n 1p $(BUILD)/bench/peers) -c -o $@ $<
+
+$(BUILD)/bench/%.o: tests/bench/%.cpp $(BUILD)/bench/peers $(BUILD)/flags
+	@$(CXX) $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(flags)) -MMD -MF $@.d -MT $@ $$(sed -n 1p $(BUILD)/bench/peers) -c -o $@ $<
+
+$(BUILD)/bench/compare: $(patsubst tests/bench/%,$(BUILD)/bench/%.o,$(basename $(BENCH))) $(BUILD)/implementation.o
+	@$(CXX) $(SANITIZE) -pthread -o $@ $^ $$(sed -n 2p $(BUILD)/bench/peers) -ldl -lm
+
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
 
 # -- Running: one target for each test, so that make -j runs them in parallel -------------------------------
@@ -157,7 +185,7 @@ run-forest: $(BUILD)/forest
 # -- Checking: independent stages, the longest first ------------------------------------------------------
 
 STAGES = valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
-         $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 mingw $(addprefix reject-,$(COMPILERS))
+         $(addprefix bench-,$(COMPILERS)) $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 mingw $(addprefix reject-,$(COMPILERS))
 
 asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 slow = SAGEMEM_TEST_SLOW=1 TEST_TIMEOUT=600 $(MAKE) --no-print-directory test WERROR=-Werror CFLAGS='-O1 -g'
@@ -193,6 +221,11 @@ $(addprefix in-matrix-,$(COMPILERS)): in-matrix-%:
 
 $(addprefix in-reject-,$(COMPILERS)): in-reject-%:
 	@sh tests/reject.sh $(BUILD) $*
+
+# The benchmarks compile and run to their end; no figure is looked at.
+$(addprefix in-bench-,$(COMPILERS)): in-bench-%:
+	+@BENCH_QUICK=1 BENCH_ONLY= $(MAKE) --no-print-directory bench BUILD=$(BUILD)/bench-$* CC=$* CXX=$(call cxx_of,$*) WERROR=-Werror && \
+	  sh tests/bench/well_formed.sh $(BUILD)/bench-$*/bench
 
 # Without the option, the analyzer passes over functions that are in a header: here, all of them.
 in-analyze:
