@@ -2,10 +2,11 @@
  *
  *     growth [OUTPUT]      OUTPUT.json and OUTPUT.svg are written where it is given
  *
- * Every run has a process of its own, and the sides take turns at each size; a point is the median. A curve's exponent is
- * the slope of its last decade, in logarithms: 0 is flat, 1 grows with the size. What no side can help (caches, the kernel's
- * page tables) raises all of them. BENCH_QUICK, BENCH_ONLY: bench.h; BENCH_REPEAT: runs for each point [3]; BENCH_FULL=1:
- * up to half of the machine's memory, else to 4 GiB.
+ * Every run has a process of its own, and the sides take turns at each size; a point is the median. Sizes whose turn takes more
+ * than two seconds have one; a side that takes more than four for a run is not asked for more. A curve's exponent is the slope
+ * of its last decade, in logarithms: 0 is flat, 1 grows with the size. What no side can help (caches, the kernel's page
+ * tables) raises all of them; where there is no peer, a linked list is walked beside. BENCH_QUICK, BENCH_ONLY: bench.h; BENCH_REPEAT: turns [3]; BENCH_FULL=1: up to half of the
+ * machine's memory, else to 4 GiB.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -22,15 +23,15 @@
 
 enum { POINTS = 40, CURVES = 32 };
 static const double tolerance = 0.15; /* of an exponent: what two runs differ by */
-static const char *const side_names[] = {"sagemem", "glibc", "mimalloc"};
-static const char *const colours[] = {"#c0392b", "#7f8c8d", "#2980b9"};
+static const char *const side_names[] = {"sagemem", "glibc", "mimalloc", "list"};
+static const char *const colours[] = {"#c0392b", "#7f8c8d", "#2980b9", "#27ae60"};
 
 typedef struct result {
     const growth_curve *curve;
     size_t points;
     uint64_t x[POINTS];
     double ns[GROWTH_SIDES][POINTS], exponent[GROWTH_SIDES]; /* NAN: the side cannot do it, or is not here */
-    bool met;
+    bool met, too_long[GROWTH_SIDES];
 } result;
 
 double growth_memory(void) {
@@ -49,8 +50,9 @@ static size_t repetitions(void) {
 
 static bool can(const growth_curve *curve, growth_side side) {
     if ((curve->sides >> side & 1) == 0) return false;
-    const bench_calls *calls = side == GROWTH_SAGEMEM ? NULL : bench_peer_named(side_names[side]);
-    return side == GROWTH_SAGEMEM || (calls != NULL && (curve->sides == GROWTH_ALL || calls->heap_destroy != NULL));
+    if (side == GROWTH_SAGEMEM || side == GROWTH_LIST) return true;
+    const bench_calls *calls = bench_peer_named(side_names[side]);
+    return calls != NULL && (curve->sides == GROWTH_ALL || calls->heap_destroy != NULL);
 }
 
 /* Sizes from `from` to `to`, or to what memory allows, both included. */
@@ -73,7 +75,7 @@ static double run(const growth_curve *curve, growth_side side, uint64_t n, doubl
     pid_t child = fork();
     if (child < 0) bench_die("fork", strerror(errno));
     if (child == 0) {
-        if (side != GROWTH_SAGEMEM) bench_peer = *bench_peer_named(side_names[side]);
+        if (side == GROWTH_GLIBC || side == GROWTH_MIMALLOC) bench_peer = *bench_peer_named(side_names[side]);
         *shared = curve->work(side, n);
         _exit(0);
     }
@@ -85,14 +87,23 @@ static double run(const growth_curve *curve, growth_side side, uint64_t n, doubl
 }
 
 static void measure_point(result *r, size_t point, double *shared) {
-    double values[GROWTH_SIDES][BENCH_REPETITIONS];
-    size_t turns = repetitions();
-    for (size_t turn = 0; turn < turns; turn++)
+    double values[GROWTH_SIDES][BENCH_REPETITIONS], seconds = 0;
+    bool asked[GROWTH_SIDES];
+    size_t turn = 0;
+    for (int s = 0; s < GROWTH_SIDES; s++)
+        asked[s] = can(r->curve, (growth_side)s) && !r->too_long[s] && (point == 0 || !isnan(r->ns[s][point - 1]));
+    for (; turn < repetitions() && seconds < 2; turn++) {
         for (int s = 0; s < GROWTH_SIDES; s++) {
-            growth_side side = (growth_side)((s + (int)turn) % GROWTH_SIDES);
-            values[side][turn] = can(r->curve, side) ? run(r->curve, side, r->x[point], shared) : NAN;
+            int side = (s + (int)turn) % GROWTH_SIDES;
+            if (!asked[side]) continue;
+            double start = bench_wall_ns();
+            values[side][turn] = run(r->curve, (growth_side)side, r->x[point], shared);
+            double took = (bench_wall_ns() - start) / 1e9;
+            if (took > 4 && side != GROWTH_SAGEMEM) r->too_long[side] = true;
+            seconds += took;
         }
-    for (int s = 0; s < GROWTH_SIDES; s++) r->ns[s][point] = isnan(values[s][0]) ? NAN : bench_median(values[s], turns);
+    }
+    for (int s = 0; s < GROWTH_SIDES; s++) r->ns[s][point] = asked[s] ? bench_median(values[s], turn) : NAN;
 }
 
 /* -- What came of it ------------------------------------------------------------------------------------- */
@@ -100,8 +111,10 @@ static void measure_point(result *r, size_t point, double *shared) {
 /* Least squares through the points of the last decade. */
 static double slope(const result *r, int side) {
     double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
-    for (size_t i = 0; i < r->points; i++) {
-        if (10.5 * (double)r->x[i] < (double)r->x[r->points - 1] || isnan(r->ns[side][i])) continue;
+    size_t end = r->points;
+    while (end > 0 && isnan(r->ns[side][end - 1])) end--;
+    for (size_t i = 0; i < end; i++) {
+        if (10.5 * (double)r->x[i] < (double)r->x[end - 1]) continue;
         double x = log10((double)r->x[i]), y = log10(fmax(r->ns[side][i], 1e-3));
         n++, sx += x, sy += y, sxx += x * x, sxy += x * y;
     }
@@ -128,8 +141,8 @@ static void print_curve(const result *r) {
     for (int s = 0; s < GROWTH_SIDES; s++) {
         if (isnan(r->ns[s][0])) continue;
         printf("    %-9s", side_names[s]);
-        for (size_t i = 0; i < r->points; i++) printf(" %.3g", r->ns[s][i]);
-        putchar('\n');
+        for (size_t i = 0; i < r->points && !isnan(r->ns[s][i]); i++) printf(" %.3g", r->ns[s][i]);
+        puts(r->too_long[s] ? " (then too long)" : "");
     }
     fflush(stdout);
 }
@@ -137,14 +150,14 @@ static void print_curve(const result *r) {
 /* A table that is one in Markdown, too. */
 static void print_table(const result *results, size_t count) {
     size_t met = 0;
-    printf("\n| ns | of | from | to | exponent | glibc | mimalloc | |\n|---|---|---|---|---|---|---|---|\n");
+    printf("\n| ns | of | from | to | exponent | glibc | mimalloc | list | |\n|---|---|---|---|---|---|---|---|---|\n");
     for (size_t i = 0; i < count; i++) {
         const result *r = &results[i];
         char exponent[GROWTH_SIDES][16];
         for (int s = 0; s < GROWTH_SIDES; s++) number_text(r->exponent[s], "%.2f", exponent[s], sizeof exponent[s]);
-        printf("| %s: %s | %s | %llu: %.3g | %llu: %.3g | %s | %s | %s | %s |\n", r->curve->name, r->curve->text, r->curve->x,
+        printf("| %s: %s | %s | %llu: %.3g | %llu: %.3g | %s | %s | %s | %s | %s |\n", r->curve->name, r->curve->text, r->curve->x,
                (unsigned long long)r->x[0], r->ns[0][0], (unsigned long long)r->x[r->points - 1], r->ns[0][r->points - 1],
-               exponent[0], exponent[1], exponent[2], r->met ? "met" : "missed");
+               exponent[0], exponent[1], exponent[2], exponent[3], r->met ? "met" : "missed");
         met += r->met;
     }
     printf("\nnothing grows faster than its peers (or than 1 with what it goes through), scope end with pages only: "

@@ -4,8 +4,14 @@
 
 #include "bench.h"
 
-typedef enum growth_side { GROWTH_SAGEMEM, GROWTH_GLIBC, GROWTH_MIMALLOC, GROWTH_SIDES } growth_side;
-enum { GROWTH_OWN = 1 << GROWTH_SAGEMEM, GROWTH_HEAPS = GROWTH_OWN | 1 << GROWTH_MIMALLOC, GROWTH_ALL = (1 << GROWTH_SIDES) - 1 };
+/* LIST is a yardstick: a linked list of that many records is walked. What grows as it does grows by the caches. */
+typedef enum growth_side { GROWTH_SAGEMEM, GROWTH_GLIBC, GROWTH_MIMALLOC, GROWTH_LIST, GROWTH_SIDES } growth_side;
+enum {
+    GROWTH_OWN = 1 << GROWTH_SAGEMEM,
+    GROWTH_HEAPS = GROWTH_OWN | 1 << GROWTH_MIMALLOC,
+    GROWTH_WALKS = GROWTH_OWN | 1 << GROWTH_LIST,
+    GROWTH_ALL = GROWTH_HEAPS | 1 << GROWTH_GLIBC
+};
 
 typedef struct growth_curve {
     const char *name, *text; /* what is measured, in ns */

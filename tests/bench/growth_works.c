@@ -32,6 +32,18 @@ static void *needed(void *block) {
 
 static uint32_t any_size(uint64_t *random) { return 16 + bench_below(random, 1009); }
 
+/* n records of 256 bytes, walked three times. */
+static double walk(uint64_t n, uint64_t rounds) {
+    enum { WORDS = 32 };
+    void ***records = (void ***)bench_scratch(n * WORDS * sizeof *records), **last = NULL;
+    for (uint64_t i = 0; i + 1 < n; i++) records[i * WORDS] = (void **)&records[(i + 1) * WORDS];
+    double start = bench_cpu_ns();
+    for (uint64_t i = 0; i < 3 * rounds; i++)
+        for (void **at = (void **)records; at != NULL; at = (void **)*at) last = at;
+    bench_use(last);
+    return (bench_cpu_ns() - start) / (double)rounds;
+}
+
 /* -- Live blocks ----------------------------------------------------------------------------------------- */
 
 /* A random one of n live blocks of 16 to 1024 bytes is freed and another takes its place. */
@@ -136,6 +148,7 @@ static double heaps_used(growth_side side, uint64_t n) {
 }
 
 static double heaps_trimmed(growth_side side, uint64_t n) {
+    if (side == GROWTH_LIST) return walk(n, 1);
     void **heaps = make_heaps(side, n);
     for (uint64_t i = 0; i < n; i++) heap_alloc(side, heaps[i], 64);
     double start = bench_cpu_ns();
@@ -144,6 +157,7 @@ static double heaps_trimmed(growth_side side, uint64_t n) {
 }
 
 static double heaps_counted(growth_side side, uint64_t n) {
+    if (side == GROWTH_LIST) return walk(n, 1);
     void **heaps = make_heaps(side, n);
     for (uint64_t i = 0; i < n; i++) heap_alloc(side, heaps[i], 64);
     sagemem_heap_stats stats;
@@ -155,19 +169,23 @@ static double heaps_counted(growth_side side, uint64_t n) {
 /* -- Threads --------------------------------------------------------------------------------------------- */
 
 typedef struct crew {
-    pthread_barrier_t start;
+    pthread_barrier_t warm, start;
     growth_side side;
     uint64_t steps; /* of each thread */
 } crew;
 
-/* Each thread has 1,000 live blocks of its own, and knows what is in them: another thread's would be seen. */
+/* Each thread has 1,000 live blocks of its own, and knows what is in them: another thread's would be seen. It is warm when the
+ * clock starts: else it is the first steps of a heap that are compared, and more threads have more of them. */
 static void *work_in_thread(void *argument) {
     crew *c = (crew *)argument;
     enum { LIVE = 1000 };
-    uint64_t *live[LIVE], random = (uint64_t)(uintptr_t)&random;
+    uint64_t *live[LIVE], random = (uint64_t)(uintptr_t)&random, warm = bench_count(100000);
     memset(live, 0, sizeof live);
-    pthread_barrier_wait(&c->start);
-    for (uint64_t i = 0; i < c->steps; i++) {
+    for (uint64_t i = 0; i < warm + c->steps; i++) {
+        if (i == warm) {
+            pthread_barrier_wait(&c->warm);
+            pthread_barrier_wait(&c->start);
+        }
         uint32_t slot = bench_below(&random, LIVE), size = any_size(&random);
         if (live[slot] != NULL && *live[slot] != ((uintptr_t)live ^ slot)) bench_die("a block was changed", "threads");
         block_free(c->side, live[slot]);
@@ -186,9 +204,11 @@ static double threads(growth_side side, uint64_t n) {
     crew c;
     c.side = side;
     c.steps = steps / n;
+    pthread_barrier_init(&c.warm, NULL, (unsigned)n + 1);
     pthread_barrier_init(&c.start, NULL, (unsigned)n + 1);
     for (uint64_t i = 0; i < n; i++)
         if (pthread_create(&ids[i], NULL, work_in_thread, &c) != 0) bench_die("no thread", "threads");
+    pthread_barrier_wait(&c.warm);
     double start = bench_wall_ns();
     pthread_barrier_wait(&c.start);
     for (uint64_t i = 0; i < n; i++) pthread_join(ids[i], NULL);
@@ -222,7 +242,7 @@ static double end_of(growth_side side, uint64_t n, size_t size) {
     }
     return best;
 }
-/* 32 MiB in n blocks: the pages are the same. */
+/* 32 MiB in n blocks, a power of two, each with its word: the pages are the same. */
 static double scope_blocks(growth_side side, uint64_t n) { return end_of(side, n, ((size_t)32 << 20) / n - 8); }
 /* n blocks of 64 KiB, each with its word. */
 static double scope_pages(growth_side side, uint64_t n) { return end_of(side, n, 65536 - 8); }
@@ -235,7 +255,7 @@ static void block_in_each_tag(uint64_t n) {
 }
 
 static double stats_heap(growth_side side, uint64_t n) {
-    (void)side;
+    if (side == GROWTH_LIST) return walk(n, bench_count(20000) / n + 10);
     block_in_each_tag(n);
     sagemem_heap_stats stats;
     uint64_t rounds = bench_count(20000) / n + 10;
@@ -246,7 +266,7 @@ static double stats_heap(growth_side side, uint64_t n) {
 }
 
 static double stats_tag(growth_side side, uint64_t n) {
-    (void)side;
+    if (side == GROWTH_LIST) return walk(n, bench_count(20000) / n + 10);
     block_in_each_tag(n);
     sagemem_tag_stats stats;
     uint64_t rounds = bench_count(20000) / n + 10;
@@ -262,7 +282,7 @@ static sagemem_status swallow(void *ctx, const void *data, size_t size, uint64_t
     return SAGEMEM_OK;
 }
 static double stats_report(growth_side side, uint64_t n) {
-    (void)side;
+    if (side == GROWTH_LIST) return walk(n, 3);
     block_in_each_tag(n);
     sagemem_sink sink = {swallow, NULL, NULL};
     double start = bench_cpu_ns();
@@ -273,7 +293,7 @@ static double stats_report(growth_side side, uint64_t n) {
 
 /* n pages of 64 KiB with blocks of 64 bytes. */
 static double stats_pages(growth_side side, uint64_t n) {
-    (void)side;
+    if (side == GROWTH_LIST) return walk(n, 10);
     bench_heap = bench_heap_make();
     for (uint64_t i = 0; i < n * 1024; i++) needed(sagemem_alloc(bench_heap, 64, 1));
     sagemem_heap_stats stats;
@@ -342,17 +362,17 @@ const growth_curve growth_curves[] = {
     {"heaps", "a heap made, one block, destroyed", "heaps at once", 1, 100000, HALF_DECADE, 40000, GROWTH_HEAPS, 0, heaps_made},
     {"heaps, used", "a block of a random heap allocated and freed", "heaps", 1, 100000, HALF_DECADE, 40000, GROWTH_HEAPS, 0,
      heaps_used},
-    {"heaps, trim", "sagemem_trim", "heaps", 1, 100000, HALF_DECADE, 40000, GROWTH_OWN, 1, heaps_trimmed},
-    {"heaps, statistics", "statistics of the process", "heaps", 1, 100000, HALF_DECADE, 40000, GROWTH_OWN, 1, heaps_counted},
+    {"heaps, trim", "sagemem_trim", "heaps", 1, 100000, HALF_DECADE, 40000, GROWTH_WALKS, 1, heaps_trimmed},
+    {"heaps, statistics", "statistics of the process", "heaps", 1, 100000, HALF_DECADE, 40000, GROWTH_WALKS, 1, heaps_counted},
     {"threads", "wall time of a step, all threads together", "threads", 1, 64, 2, 0, GROWTH_ALL, 0, threads},
-    {"scope end, blocks", "end of a scope (heap, every block) of 32 MiB", "blocks", 256, 1000000, HALF_DECADE, 0, GROWTH_ALL, 0,
+    {"scope end, blocks", "end of a scope (heap, every block) of 32 MiB", "blocks", 256, 1048576, 4, 0, GROWTH_ALL, 0,
      scope_blocks},
     {"scope end, pages", "end of a scope (heap, every block)", "64 KiB blocks", 16, 32768, HALF_DECADE, 70000, GROWTH_ALL, 1,
      scope_pages},
-    {"statistics, tags", "sagemem_heap_get_stats", "tags", 1, 4096, 4, 0, GROWTH_OWN, 1, stats_heap},
-    {"statistics, a tag", "sagemem_tag_get_stats", "tags", 1, 4096, 4, 0, GROWTH_OWN, 1, stats_tag},
-    {"statistics, report", "sagemem_report, JSON", "tags", 1, 4096, 4, 0, GROWTH_OWN, 1, stats_report},
-    {"statistics, pages", "sagemem_heap_get_stats", "64 KiB pages", 1, 32768, HALF_DECADE, 70000, GROWTH_OWN, 1, stats_pages},
+    {"statistics, tags", "sagemem_heap_get_stats", "tags", 1, 4096, 4, 0, GROWTH_WALKS, 1, stats_heap},
+    {"statistics, a tag", "sagemem_tag_get_stats", "tags", 1, 4096, 4, 0, GROWTH_WALKS, 1, stats_tag},
+    {"statistics, report", "sagemem_report, JSON", "tags", 1, 4096, 4, 0, GROWTH_WALKS, 1, stats_report},
+    {"statistics, pages", "sagemem_heap_get_stats", "64 KiB pages", 1, 32768, HALF_DECADE, 70000, GROWTH_WALKS, 1, stats_pages},
     {"array, reserved", "one of 100,000 elements pushed", "MiB of addresses set aside", 1, 65536, 4, 0, GROWTH_OWN, 0,
      array_reserved},
     {"array, pushed", "an element of 8 B pushed", "elements", 1000, 1000000000, HALF_DECADE, 32, GROWTH_ALL, 0, array_pushed},
