@@ -96,7 +96,7 @@ bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory
 	  BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $< $$policy $(BUILD)/bench/$$policy || exit 1; \
 	done
 	@BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $(BUILD)/bench/growth $(BUILD)/bench/growth
-	@echo 'Figures are in $(BUILD)/bench/default.json and keep.json, plots beside them.'
+	@echo 'Figures are in $(BUILD)/bench/default.json, keep.json and growth.json, plots beside them.'
 
 format: ## formats the changed C files (needs clang-format)
 	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' ':!:sagemem.h' | \
