@@ -41,7 +41,8 @@ EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
 RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes/*.c)))
 FOREST   := $(sort $(wildcard examples/forest/*.c))
 TREES    := $(sort $(wildcard examples/forest_trees/*.c))
-BENCH    := $(sort $(wildcard tests/bench/*.c tests/bench/*.cpp))
+GROWTH   := tests/bench/growth.c tests/bench/growth_works.c
+BENCH    := $(filter-out $(GROWTH),$(sort $(wildcard tests/bench/*.c tests/bench/*.cpp)))
 
 TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
@@ -90,11 +91,12 @@ bench-deps: ## installs the allocators that the benchmarks compare with
 	@rm -f $(BUILD)/bench/peers
 
 # Both retention policies are run to their end; a goal that is missed is no error.
-bench: $(BUILD)/bench/compare ## measures speed and memory against other allocators (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,forest)
+bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory against other allocators (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,forest)
 	@for policy in default keep; do \
 	  BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $< $$policy $(BUILD)/bench/$$policy || exit 1; \
 	done
-	@echo 'Figures are in $(BUILD)/bench/default.json and keep.json, plots beside them.'
+	@BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $(BUILD)/bench/growth $(BUILD)/bench/growth
+	@echo 'Figures are in $(BUILD)/bench/default.json, keep.json and growth.json, plots beside them.'
 
 format: ## formats the changed C files (needs clang-format)
 	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' ':!:sagemem.h' | \
@@ -154,6 +156,10 @@ $(BUILD)/bench/%.o: tests/bench/%.cpp $(BUILD)/bench/peers $(BUILD)/flags
 
 $(BUILD)/bench/compare: $(patsubst tests/bench/%,$(BUILD)/bench/%.o,$(basename $(BENCH))) $(BUILD)/implementation.o
 	@$(CXX) $(SANITIZE) -pthread -o $@ $^ $$(sed -n 2p $(BUILD)/bench/peers) -ldl -lm
+
+bench_parts = $(BUILD)/bench/bench.o $(BUILD)/bench/peers.o
+$(BUILD)/bench/growth: $(patsubst tests/bench/%.c,$(BUILD)/bench/%.o,$(GROWTH)) $(bench_parts) $(BUILD)/implementation.o
+	@$(CC) $(SANITIZE) -pthread -o $@ $^ -ldl -lm
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
 

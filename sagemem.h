@@ -94,7 +94,8 @@
  *     what an idle heap may keep                     1 MiB of empty slab pages, one more for each (tag, size class) in
  *                                                    use, 1 MiB of chunks for its next scope: until sagemem_trim
  *     what the process may keep                      free pages of its regions, for purge_delay_ms of the heap that
- *                                                    freed them [1 s] and until a page is next taken or freed
+ *                                                    freed them [1 s] and until a page is next taken or freed; mappings
+ *                                                    above 16 MiB that a scope left, until then
  *
  *     When memory runs out the call returns NULL or a status, nothing is changed, and it can be repeated.
  *
@@ -665,7 +666,7 @@ typedef struct sagemem_source {
     void *(*map_fn)(void *ctx, size_t size,
                     size_t alignment);                     /* zeroed pages at a multiple of alignment (a power of two), or NULL */
     void (*unmap_fn)(void *ctx, void *pages, size_t size); /* what map_fn gave, whole */
-    void (*purge_fn)(void *ctx, void *pages, size_t size); /* the contents may go, the range stays; may be NULL */
+    void (*purge_fn)(void *ctx, void *pages, size_t size); /* the contents may go, the range stays; may be NULL. By sagemem_trim */
     size_t page_size;                                      /* sizes are rounded up to this; a power of two [the system's] */
     void *ctx;
 } sagemem_source;
@@ -677,7 +678,8 @@ typedef enum sagemem_numa_policy {
 } sagemem_numa_policy;
 
 /* Sources by value hold nothing and are not destroyed. Where huge pages or NUMA are not to be had, the pages
- * are ordinary ones; `huge_page_bytes` in the statistics says what was really obtained. */
+ * are ordinary ones, and the system is asked to make huge ones of them as they are used; `huge_page_bytes` in the statistics says
+ * what was really obtained: of such pages it is looked up in /proc/self/smaps, so statistics of such a heap take a walk there. */
 SAGEMEM_API sagemem_source sagemem_source_system(void);
 SAGEMEM_API sagemem_source sagemem_source_huge(size_t page_size); /* bytes: 2 MiB or 1 GiB on x86-64; 0: the system's default */
 SAGEMEM_API sagemem_source sagemem_source_numa(int node, sagemem_numa_policy policy);
@@ -711,7 +713,9 @@ typedef struct sagemem_heap_desc {
     uint64_t limit;       /* bytes held [no limit of its own] */
     const sagemem_source *source; /* where pages come from [the system]; the struct is copied, what ctx points to is not */
     uint32_t flags;               /* SAGEMEM_HEAP_* */
-    uint32_t purge_delay_ms;      /* unused pages go back to the system after this [1000]; SAGEMEM_PURGE_NEVER, SAGEMEM_PURGE_NOW */
+    uint32_t purge_delay_ms;      /* unused pages go back to the system after this [1000], when a page is next taken or freed;
+                                     SAGEMEM_PURGE_NEVER: by sagemem_trim alone; SAGEMEM_PURGE_NOW: with the free, but not
+                                     inside sagemem_scope_end: then with the next page */
 } sagemem_heap_desc;
 
 /* Makes a heap owned by the calling thread; NULL desc: all defaults. NULL on failure (E_ARGUMENT: unknown
@@ -823,7 +827,7 @@ SAGEMEM_API void sagemem_heap_visit(sagemem_heap *heap, void (*visit)(void *ctx,
 SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id);
 /* Ends the innermost scope: clean-ups, last first, then its memory. Not begun: E_ARGUMENT to the fault handler.
  * E_CORRUPT: a checked scope had damaged blocks, and has ended all the same. Cost: the scope's pages and tags, not its
- * blocks; pages are kept, by the heap or by the process: only mappings above 16 MiB go to the system here. */
+ * blocks; pages are kept, by the heap or by the process: none goes to the system here, whatever the heap's purge_delay_ms. */
 SAGEMEM_API sagemem_status sagemem_scope_end(sagemem_heap *heap);
 /* Carries a block one scope outwards; only this block, not what it points to. Returns its new address; NULL:
  * the block stays. A block in no scope is returned unchanged. Cost: a copy; none for a block with pages of its own. A
@@ -909,7 +913,8 @@ SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double
                                                   uint32_t interval_ms);
 
 /* Gives unused pages back to the system: those in the process-wide cache and those kept by the calling thread's
- * heaps; other heaps do it at their next slow path. Returns the bytes given back. Threads: any. */
+ * heaps; other heaps do it at their next slow path. Returns the bytes given back. Threads: any. Blocks stay where they are: a
+ * page goes when none is left in it. Of freed blocks above 8 KiB the inside goes at once, but is held further, for the heap. */
 SAGEMEM_API uint64_t sagemem_trim(void);
 
 /* ==========================================================================
@@ -1782,6 +1787,8 @@ static bool smi_os_commit(void *pages, size_t size) {
     return !smi_os_fails() && VirtualAlloc(pages, size, MEM_COMMIT, PAGE_READWRITE) != NULL;
 }
 static void smi_os_purge(void *pages, size_t size) { VirtualFree(pages, size, MEM_DECOMMIT); }
+/* What is in the pages may be lost; they stay memory. */
+static void smi_os_discard(void *pages, size_t size) { VirtualAlloc(pages, size, MEM_RESET, PAGE_READWRITE); }
 static void smi_os_release(void *pages, size_t size) {
     (void)size;
     VirtualFree(pages, 0, MEM_RELEASE);
@@ -1937,6 +1944,8 @@ static void *smi_os_huge_map(size_t size, size_t page_size) {
     return NULL;
 }
 static void smi_os_huge_advise(void *pages, size_t size) { (void)pages, (void)size; }
+typedef void (*smi_os_huge_fn)(void *ctx, uintptr_t begin, uintptr_t end, uint64_t bytes);
+static void smi_os_huge_look(smi_os_huge_fn see, void *ctx) { (void)see, (void)ctx; }
 static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_policy policy) {
     (void)pages, (void)size, (void)node, (void)policy;
     return false;
@@ -2228,6 +2237,8 @@ static void smi_os_purge(void *pages, size_t size) {
     mmap(pages, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | SMI_MAP_ANONYMOUS | SMI_MAP_NORESERVE, -1, 0);
 #endif
 }
+/* What is in the pages may be lost; they stay memory. */
+static void smi_os_discard(void *pages, size_t size) { smi_os_purge(pages, size); }
 static void smi_os_release(void *pages, size_t size) { munmap(pages, size); }
 
 /* Addresses that nobody may touch, set aside for one block; parts become zeroed memory and are given back. The kernel
@@ -2441,6 +2452,45 @@ static void smi_os_huge_advise(void *pages, size_t size) {
     (void)madvise(pages, size, MADV_HUGEPAGE); /* a wish: ordinary pages do as well */
 #else
     (void)pages, (void)size;
+#endif
+}
+
+/* What the system made of such wishes: see(ctx, begin, end, bytes) for each mapping with so many bytes on huge pages. */
+typedef void (*smi_os_huge_fn)(void *ctx, uintptr_t begin, uintptr_t end, uint64_t bytes);
+#ifdef __linux__
+/* A line of smaps: "7f00-7fff rw-p ..." begins a mapping, "AnonHugePages:   2048 kB" is of the one begun last. */
+static void smi_os_huge_line(const char *line, uintptr_t range[2], smi_os_huge_fn see, void *ctx) {
+    char *rest;
+    uintptr_t first = (uintptr_t)strtoull(line, &rest, 16);
+    if (*rest == '-') {
+        range[0] = first;
+        range[1] = (uintptr_t)strtoull(rest + 1, NULL, 16);
+    } else if (strncmp(line, "AnonHugePages:", 14) == 0) {
+        uint64_t bytes = strtoull(line + 14, NULL, 10) * 1024u;
+        if (bytes > 0) see(ctx, range[0], range[1], bytes);
+    }
+}
+#endif
+static void smi_os_huge_look(smi_os_huge_fn see, void *ctx) {
+#ifdef __linux__
+    char text[4096]; /* of longer lines (paths) the rest is no line that is wanted */
+    uintptr_t range[2] = {0, 0};
+    size_t have = 0;
+    int fd = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+    while (fd >= 0) {
+        ssize_t n = read(fd, text + have, sizeof text - 1 - have);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        have += (size_t)n;
+        text[have] = '\0';
+        char *line = text;
+        for (char *end; (end = strchr(line, '\n')) != NULL; line = end + 1) smi_os_huge_line(line, range, see, ctx);
+        have = line == text && have == sizeof text - 1 ? 0 : (size_t)(text + have - line);
+        memmove(text, line, have);
+    }
+    if (fd >= 0) close(fd);
+#else
+    (void)see, (void)ctx;
 #endif
 }
 static bool smi_os_numa_bind(void *pages, size_t size, int node, sagemem_numa_policy policy) {
@@ -3225,6 +3275,7 @@ struct sagemem_heap {
     uint32_t flags, purge_delay_ms;
     uint32_t pre, post; /* bytes in front of a block's header, and behind the block */
     bool is_default, has_source, frozen, trim_wanted, ending, orphan;
+    bool closing; /* scope: sagemem_scope_end is at work; no pages go to the system till it is done */
     sagemem_source source;
     smi_budget budget;
     /* memory */
@@ -3669,10 +3720,32 @@ static size_t smi_region_purge(smi_region *r, size_t at, size_t n) {
     return purged;
 }
 
+/* Pages that a scope left, of no region: the end of a scope is to be short, so they go when a page is next taken or freed.
+ * Nobody but the process holds them. Under smi_span_lock. */
+static smi_page *smi_leaving;
+
+static void smi_page_unmap(smi_page *page) {
+    const sagemem_source *source = &page->domain->source;
+    if (smi_watched) smi_watch_open(page->base, page->bytes);
+    if (page->origin == SMI_FROM_SOURCE) source->unmap_fn(source->ctx, page->base, page->bytes);
+    else smi_os_release(page->base, page->reserved > 0 ? page->reserved : page->bytes);
+}
+
+static uint64_t smi_leaving_unmap(void) {
+    uint64_t bytes = 0;
+    for (smi_page *page; (page = smi_leaving) != NULL;) {
+        smi_leaving = page->next;
+        bytes += page->bytes;
+        smi_page_unmap(page);
+        smi_meta_free(page, sizeof *page);
+    }
+    return bytes;
+}
+
 /* Purges every region whose time has come, or all of them, and then gives wholly free ones up, addresses included: where
  * these are short, something else may need them. Bytes given back. Under smi_span_lock. */
 static uint64_t smi_regions_purge(uint64_t now_ms, bool all) {
-    uint64_t bytes = 0;
+    uint64_t bytes = smi_leaving_unmap();
     for (smi_region **at = &smi_regions; *at != NULL;) {
         smi_region *r = *at;
         if (r->dirty_free > 0 && (all || now_ms >= r->expires_ms)) {
@@ -3773,6 +3846,10 @@ static char *smi_span_from_outside(smi_domain *d, const smi_page *page, size_t a
     return base;
 }
 
+/* Is a page given back by the end of a scope, or by what runs in it? Then nothing goes to the system: what is due goes with
+ * the next page. */
+static bool smi_in_scope_end(const smi_domain *d) { return d->closing || d->base->top->closing; }
+
 /* The end of a span of a region goes back to it. Under smi_span_lock. */
 static void smi_span_to_region(smi_domain *d, char *base, size_t bytes) {
     const smi_domain *heap = d->base;
@@ -3781,15 +3858,16 @@ static void smi_span_to_region(smi_domain *d, char *base, size_t bytes) {
     smi_uncharge(&d->budget, bytes, &smi_process.budget); /* the process holds it as long as it is dirty */
     smi_region_give(r, at, n);
     uint64_t now = smi_os_now_ms();
-    if (heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW) {
+    bool at_once = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NOW, later = smi_in_scope_end(d);
+    if (at_once && !later) {
         SMI_ATOMIC_SUB(&smi_process.budget.held, (uint64_t)smi_region_purge(r, at, n) * SMI_GRANULE);
     } else {
         /* The earliest wish counts: a region that is busy all the time is purged, too. */
-        uint64_t expires = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER ? UINT64_MAX : now + heap->purge_delay_ms;
+        bool never = heap->purge_delay_ms == (uint32_t)SAGEMEM_PURGE_NEVER;
+        uint64_t expires = never ? UINT64_MAX : at_once ? now : now + heap->purge_delay_ms;
         if (r->expires_ms == 0 || expires < r->expires_ms) r->expires_ms = expires;
     }
-    bool in_scope_end = heap != d && d->ending; /* which is to be short: what is due goes at the next page */
-    if (!in_scope_end) smi_regions_purge(now, false);
+    if (!later) smi_regions_purge(now, false);
 }
 
 /* Sizes are rounded to what the origin deals in. 0: overflow. */
@@ -3809,6 +3887,7 @@ static void smi_span_free(smi_domain *d, smi_page *page);
 
 enum { SMI_HUGE_ZONE = 64 }; /* checked: bytes in front of the block, filled */
 static bool smi_source_gave_huge(const sagemem_source *source);
+static bool smi_source_wants_huge(const sagemem_source *source);
 static smi_page *smi_source_outer(const smi_domain *heap);
 
 /* The pages of a span, from wherever this heap has them; *claim->met tells a limit from a refusal. Under smi_span_lock. */
@@ -3918,16 +3997,21 @@ static void smi_span_free(smi_domain *d, smi_page *page) {
         smi_page *outer = smi_source_outer(heap);
         smi_map_set(smi_map_base(page), smi_map_bytes(page), outer != NULL ? outer : smi_obituary(d, page));
     }
+    bool later = page->origin != SMI_FROM_REGION && page->kind != SMI_META && smi_in_scope_end(d);
     if (page->origin == SMI_FROM_REGION) {
         smi_span_to_region(d, page->base, page->bytes);
+    } else if (later) {
+        smi_uncharge(&d->budget, page->bytes, &smi_process.budget);
+        page->domain = heap; /* whose end empties the list: see smi_heap_clear */
+        page->next = smi_leaving;
+        smi_leaving = page;
     } else {
-        if (smi_watched) smi_watch_open(page->base, page->bytes);
-        if (page->origin == SMI_FROM_SOURCE) heap->source.unmap_fn(heap->source.ctx, page->base, page->bytes);
-        else smi_os_release(page->base, page->reserved > 0 ? page->reserved : page->bytes);
+        page->domain = heap;
+        smi_page_unmap(page);
         smi_uncharge(&d->budget, page->bytes, NULL);
     }
     smi_lock_give(&smi_span_lock);
-    smi_meta_free(page, sizeof *page);
+    if (!later) smi_meta_free(page, sizeof *page);
 }
 
 /* ==========================================================================
@@ -5252,6 +5336,28 @@ static void smi_domain_trim(smi_domain *d) {
     SMI_STORE(&d->trim_wanted, false);
 }
 
+/* The whole pages of the system inside a free block: its word and links lie in front of them, its size behind. */
+static void smi_chunk_discard(const smi_domain *d, char *header) {
+    uintptr_t first = (uintptr_t)header + 24, end = (uintptr_t)header - d->pre + smi_units(smi_get(header)) * 16 - 8;
+    first = (first + smi_os_page - 1) & ~(uintptr_t)(smi_os_page - 1);
+    end &= ~(uintptr_t)(smi_os_page - 1);
+    const sagemem_source *source = &d->base->source;
+    if (first >= end || smi_watched) return;
+    if (!d->base->has_source) smi_os_discard((void *)first, end - first);
+    else if (source->purge_fn != NULL) source->purge_fn(source->ctx, (void *)first, end - first);
+}
+
+/* As much as can go without moving a block: pages that hold none, and the inside of large free blocks. */
+static void smi_heap_trim(smi_domain *heap) {
+    for (smi_domain *d = heap; d != NULL; d = smi_domain_after(heap, d))
+        for (unsigned i = smi_list_of(smi_os_page / 16); i < SMI_LISTS; i++)
+            for (char *h = (char *)d->lists[i]; h != NULL && h != SMI_BROKEN; h = smi_link_get(d, h, 0)) {
+                if (!smi_word_good(d, h, smi_get(h))) break; /* damaged: told when the block is next needed */
+                smi_chunk_discard(d, h);
+            }
+    smi_domain_trim(heap);
+}
+
 /* -- Huge blocks: pages of their own; all that is known about one lies in its smi_page. ------------------------ */
 
 static size_t smi_huge_front(const smi_domain *d) { return smi_checked(d) ? (size_t)SMI_HUGE_ZONE : 0; }
@@ -6051,7 +6157,7 @@ static void smi_collect(smi_domain *heap) {
         smi_free_own(&ref, block, nowhere);
         block = next;
     }
-    if (SMI_LOAD(&heap->trim_wanted)) smi_domain_trim(heap);
+    if (SMI_LOAD(&heap->trim_wanted) && !heap->top->closing) smi_heap_trim(heap);
 }
 
 SMI_INLINE bool smi_pending(const smi_domain *heap) { return SMI_LOAD(&heap->pending) != 0; }
@@ -6858,6 +6964,7 @@ static void smi_heap_quick(smi_domain *h) {
 static sagemem_status smi_scope_end(smi_domain *heap) {
     sagemem_status status = SAGEMEM_OK;
     smi_domain *scope = heap->top;
+    scope->closing = true;
     smi_objects_end(scope);
     smi_collect(heap);
     if (smi_checked(scope) && smi_domain_check(scope, "sagemem_scope_end") > 0) status = SAGEMEM_E_CORRUPT;
@@ -7276,6 +7383,9 @@ static void smi_heap_clear(smi_domain *h) {
     SMI_STORE(&h->header_bytes, 0);
     h->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* what lies in the pages now is no block of it any more */
     smi_domain_trim(h);
+    smi_lock_take(&smi_span_lock);
+    smi_regions_purge(smi_os_now_ms(), false); /* also what its scopes left: of a source, it must not outlive the heap */
+    smi_lock_give(&smi_span_lock);
     smi_lock_take(&h->lock);
     smi_publish(h, false);
     smi_lock_give(&h->lock);
@@ -8068,6 +8178,41 @@ static void smi_count_scopes(smi_domain *h, sagemem_heap_stats *out) {
     for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_count_scopes(c, out);
 }
 
+/* A heap whose pages are ordinary ones, of which the system was asked to make huge ones as it sees fit. */
+static bool smi_wishes_huge(const smi_domain *h) {
+    return h->has_source && smi_source_wants_huge(&h->source) && SMI_LOAD(&h->budget.held) > SMI_LOAD(&h->huge_page_bytes);
+}
+static bool smi_any_wishes_huge(const smi_domain *h) {
+    bool any = smi_wishes_huge(h);
+    for (const smi_domain *c = h->children; c != NULL && !any; c = c->sibling_next) any = smi_any_wishes_huge(c);
+    return any;
+}
+
+typedef struct smi_huge_count {
+    smi_domain *heap;
+    uint64_t bytes;
+} smi_huge_count;
+/* The system tells by mappings, and merges neighbours: a page's part of a mapping is its part of the huge pages there. */
+static void smi_huge_seen_below(smi_domain *h, uintptr_t begin, uintptr_t end, uint64_t bytes, uint64_t *sum) {
+    if (smi_wishes_huge(h)) {
+        smi_lock_take(&h->lock);
+        for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d))
+            for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) {
+                uintptr_t first = (uintptr_t)p->base, last = first + p->bytes;
+                if (first < begin) first = begin;
+                if (last > end) last = end;
+                if (!p->on_huge_pages && first < last)
+                    *sum += (uint64_t)((double)bytes * ((double)(last - first) / (double)(end - begin)));
+            }
+        smi_lock_give(&h->lock);
+    }
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_huge_seen_below(c, begin, end, bytes, sum);
+}
+static void smi_huge_seen(void *ctx, uintptr_t begin, uintptr_t end, uint64_t bytes) {
+    smi_huge_count *c = (smi_huge_count *)ctx;
+    smi_huge_seen_below(c->heap, begin, end, bytes, &c->bytes);
+}
+
 SAGEMEM_API sagemem_status sagemem_heap_get_stats(const sagemem_heap *heap, sagemem_heap_stats *out) {
     const char *call = "sagemem_heap_get_stats";
     if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_heap_stats");
@@ -8080,6 +8225,9 @@ SAGEMEM_API sagemem_status sagemem_heap_get_stats(const sagemem_heap *heap, sage
     smi_refresh(h);
     smi_all_sum(h, &s);
     smi_count_scopes(h, out);
+    smi_huge_count huge = {h, 0};
+    if (smi_any_wishes_huge(h)) smi_os_huge_look(smi_huge_seen, &huge);
+    out->huge_page_bytes += huge.bytes;
     out->overhead = smi_overhead(h) + (h == &smi_process ? SMI_LOAD(&smi_meta_bytes) : 0);
     smi_lock_give(&smi_registry_lock);
     out->used = s.bytes;
@@ -8432,11 +8580,13 @@ SAGEMEM_API uint64_t sagemem_trim(void) {
             SMI_STORE_RELEASE(&h->pending, 1);
         }
     smi_lock_give(&smi_registry_lock);
-    /* One's own heaps at once; the flag says which are left, so that no lock is held while pages go. */
-    for (;;) {
+    /* One's own heaps at once. The flag says which are left, so that no lock is held while pages go; the way is taken up where
+     * it was left, if that heap is one's own still, so that it is walked once. */
+    for (smi_domain *h = NULL;;) {
         smi_lock_take(&smi_registry_lock);
-        smi_domain *h = smi_heap_after(&smi_process, NULL);
-        while (h != NULL && !(SMI_LOAD(&h->owner) == smi_self() && SMI_LOAD(&h->trim_wanted))) h = smi_heap_after(&smi_process, h);
+        if (h != NULL && SMI_LOAD(&h->owner) != smi_self()) h = NULL;
+        do h = smi_heap_after(&smi_process, h);
+        while (h != NULL && !(SMI_LOAD(&h->owner) == smi_self() && SMI_LOAD(&h->trim_wanted)));
         smi_lock_give(&smi_registry_lock);
         if (h == NULL) break;
         smi_collect(h); /* trims as well */
@@ -8505,9 +8655,8 @@ SAGEMEM_API sagemem_source sagemem_source_numa(int node, sagemem_numa_policy pol
     return source;
 }
 
-static bool smi_source_gave_huge(const sagemem_source *source) {
-    return source->map_fn == smi_source_huge_map && smi_huge_obtained;
-}
+static bool smi_source_wants_huge(const sagemem_source *source) { return source->map_fn == smi_source_huge_map; }
+static bool smi_source_gave_huge(const sagemem_source *source) { return smi_source_wants_huge(source) && smi_huge_obtained; }
 
 /* Buffer and file: a region over memory that is there already. Called under smi_span_lock. */
 typedef struct smi_pool_source {

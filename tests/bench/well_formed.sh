@@ -27,4 +27,15 @@ END
         [ "$(tail -c 2 "$dir/$policy.json")" = '}' ] && grep -q '</svg>' "$dir/$policy.svg" || exit 1
     fi
 done
+if command -v python3 >/dev/null 2>&1; then
+    python3 - "$dir/growth" <<'END' || exit 1
+import json, sys
+import xml.dom.minidom
+curves = json.load(open(sys.argv[1] + ".json"))["curves"]
+assert len(curves) > 10, "curves"
+for curve in curves:
+    assert len(curve["sagemem"]["ns"]) == len(curve["sizes"]) > 1 and None not in curve["sagemem"]["ns"], curve["name"]
+xml.dom.minidom.parse(sys.argv[1] + ".svg")
+END
+fi
 echo 'the benchmarks run, and what they write is well formed'
