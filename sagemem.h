@@ -3122,6 +3122,7 @@ enum {
     SMI_CHUNK_BLOCK_MAX = 1 << 18, /* blocks above have pages of their own */
     SMI_LISTS = 124,               /* free lists of a chunk domain, see smi_list_of */
     SMI_SPAN_MAX = 1 << 24,        /* spans above are mappings of their own, grown with mremap */
+    SMI_MAP_WHOLE = 1 << 20,       /* of a huge block above, the page map has the start only */
     SMI_KEEP_MAX = 1 << 20,        /* bytes of empty pages a heap keeps, and of spare chunks */
     SMI_TAGS = SAGEMEM_TAG_MAX + 1,
     SMI_GROUP = 16, /* records are made for this many neighbouring tags at once */
@@ -3164,6 +3165,7 @@ typedef struct smi_page {
     uint16_t class_index; /* slab */
     uint32_t remote;     /* slab: freed by other threads: count << 16 | index of the first + 1 */
     uint32_t huge_state; /* huge: 0 live, 1 freed by another thread */
+    uint32_t unseen_at;  /* huge: the heap's `looks` if that look has not counted it yet */
     struct sagemem_heap *domain;
     struct smi_page *next, *prev;               /* slab: the class's queue (circular); dead: list */
     struct smi_page *domain_next, *domain_prev; /* all pages of a domain; slab pages: of its tag's record */
@@ -3286,6 +3288,7 @@ struct sagemem_heap {
     smi_u64 header_bytes; /* in front of and behind blocks, where it is not the one word of a chunk: see smi_headers */
     smi_u64 huge_page_bytes;
     uint32_t page_count;
+    uint32_t looks;     /* how often smi_publish has looked; not 0 then */
     size_t event_bytes; /* since the last look: what slab pages could give when they became current, blocks that filled holes of
                          * chunks, pages that went */
     smi_u64 scopes;     /* open */
@@ -3465,7 +3468,8 @@ static struct smi_near {
     uintptr_t page[SMI_NEAR];
 } smi_near;
 SMI_INLINE smi_page *smi_lookup_near(const void *pointer) {
-    uintptr_t at = ((uintptr_t)pointer >> (SMI_GRANULE_SHIFT - SMI_NEAR_SCALE)) & ((uintptr_t)(SMI_NEAR - 1) << SMI_NEAR_SCALE);
+    const int shift = (int)SMI_GRANULE_SHIFT - (int)SMI_NEAR_SCALE;
+    uintptr_t at = ((uintptr_t)pointer >> shift) & ((uintptr_t)(SMI_NEAR - 1) << SMI_NEAR_SCALE);
     uintptr_t base = (uintptr_t)&smi_near;
     __asm__("" : "+r"(base)); /* one register for both */
     const uintptr_t *entry = (const uintptr_t *)(base + offsetof(struct smi_near, page) + at);
@@ -3509,7 +3513,7 @@ SMI_INLINE smi_page **smi_map_entry(uintptr_t granule) {
 /* Of a page, the map has all of it; but of a large huge block, or one that may become large, only where the block starts,
  * so that the cost does not grow with its size. (Two of these never start in the same granule: they are larger.) */
 static bool smi_map_whole(const smi_page *page) {
-    return page->kind != SMI_HUGE || (page->bytes <= SMI_SPAN_MAX && page->reserved == 0);
+    return page->kind != SMI_HUGE || (page->bytes <= SMI_MAP_WHOLE && page->reserved == 0);
 }
 static const char *smi_map_base(const smi_page *page) { return smi_map_whole(page) ? page->base : page->start; }
 static size_t smi_map_bytes(const smi_page *page) { return smi_map_whole(page) ? page->bytes : 1; }
@@ -3528,11 +3532,20 @@ static void smi_map_set(const char *base, size_t bytes, smi_page *page) {
         }
         if (page != NULL && page->kind == SMI_DEAD) page->references++;
         SMI_STORE_RELEASE(entry, page);
-        uintptr_t *near = &smi_near.page[i & (SMI_NEAR - 1)];
+        uintptr_t *cached = &smi_near.page[i & (SMI_NEAR - 1)];
         bool live = page != NULL && page->kind != SMI_DEAD;
-        if (live) SMI_STORE_RELEASE(near, (uintptr_t)page - (uintptr_t)&smi_near);
-        else if (SMI_LOAD(near) == (uintptr_t)old - (uintptr_t)&smi_near) SMI_STORE(near, (uintptr_t)0);
+        if (live) SMI_STORE_RELEASE(cached, (uintptr_t)page - (uintptr_t)&smi_near);
+        else if (SMI_LOAD(cached) == (uintptr_t)old - (uintptr_t)&smi_near) SMI_STORE(cached, (uintptr_t)0);
     }
+}
+
+/* A huge block of a region gets another size where it lies; `gone` is what the map shows of what leaves it. */
+static void smi_map_resize(smi_page *page, size_t bytes, smi_page *gone) {
+    size_t before = smi_map_whole(page) ? page->bytes : (size_t)SMI_GRANULE;
+    page->bytes = bytes;
+    size_t after = smi_map_whole(page) ? bytes : (size_t)SMI_GRANULE;
+    if (after > before) smi_map_set(page->base + before, after - before, page);
+    if (after < before) smi_map_set(page->base + after, before - after, gone);
 }
 
 /* -- Meta memory: structures of the library. Never given back to the system, but used again by size. It is
@@ -3645,11 +3658,32 @@ typedef struct smi_region {
 static smi_region *smi_regions;
 
 static bool smi_bit(const uint64_t *map, size_t i) { return map[i / 64] >> (i % 64) & 1; }
+/* The bits of word `word` that lie in [from, end). */
+SMI_INLINE uint64_t smi_bits_of(size_t word, size_t from, size_t end) {
+    uint64_t mask = ~(uint64_t)0;
+    if (word == from / 64) mask &= ~(uint64_t)0 << (from % 64);
+    if (word == end / 64) mask &= ~(~(uint64_t)0 << (end % 64));
+    return mask;
+}
 static void smi_bits_set(uint64_t *map, size_t from, size_t n) {
-    for (size_t i = from; i < from + n; i++) map[i / 64] |= (uint64_t)1 << (i % 64);
+    for (size_t w = from / 64; w * 64 < from + n; w++) map[w] |= smi_bits_of(w, from, from + n);
 }
 static void smi_bits_clear(uint64_t *map, size_t from, size_t n) {
-    for (size_t i = from; i < from + n; i++) map[i / 64] &= ~((uint64_t)1 << (i % 64));
+    for (size_t w = from / 64; w * 64 < from + n; w++) map[w] &= ~smi_bits_of(w, from, from + n);
+}
+static size_t smi_bits_count(const uint64_t *map, size_t from, size_t n) {
+    size_t count = 0;
+    for (size_t w = from / 64; w * 64 < from + n; w++)
+        count += (size_t)__builtin_popcountll((unsigned long long)(map[w] & smi_bits_of(w, from, from + n)));
+    return count;
+}
+/* The first bit of [from, end) that is as wanted, or end. */
+static size_t smi_bits_next(const uint64_t *map, size_t from, size_t end, bool wanted) {
+    for (size_t w = from / 64; w * 64 < end; w++) {
+        uint64_t found = (wanted ? map[w] : ~map[w]) & smi_bits_of(w, from, end);
+        if (found != 0) return w * 64 + (size_t)__builtin_ctzll((unsigned long long)found);
+    }
+    return end;
 }
 
 static bool smi_region_init(smi_region *r, char *base, size_t granules) {
@@ -3665,24 +3699,16 @@ static bool smi_region_init(smi_region *r, char *base, size_t granules) {
 
 /* The first run of n free granules at or after `hint`; granules when there is none. */
 static size_t smi_region_find(const smi_region *r, size_t n) {
-    size_t run = 0;
-    for (size_t i = r->hint; i < r->granules; i++) {
-        if (run == 0 && i % 64 == 0 && r->used[i / 64] == UINT64_MAX) {
-            i += 63;
-        } else if (smi_bit(r->used, i)) {
-            run = 0;
-        } else if (++run == n) {
-            return i + 1 - n;
-        }
+    for (size_t i = r->hint; i < r->granules;) {
+        size_t begin = smi_bits_next(r->used, i, r->granules, false), most = r->granules - begin;
+        if (most < n) break;
+        i = smi_bits_next(r->used, begin, begin + n, true);
+        if (i == begin + n) return begin;
     }
     return r->granules;
 }
 
-static size_t smi_region_dirty(const smi_region *r, size_t at, size_t n) {
-    size_t dirty = 0;
-    for (size_t i = at; i < at + n; i++) dirty += smi_bit(r->dirty, i);
-    return dirty;
-}
+static size_t smi_region_dirty(const smi_region *r, size_t at, size_t n) { return smi_bits_count(r->dirty, at, n); }
 
 /* Marks [at, at + n) used; the caller has made sure that it is free. */
 static void smi_region_take(smi_region *r, size_t at, size_t n) {
@@ -3703,19 +3729,20 @@ static void smi_region_give(smi_region *r, size_t at, size_t n) {
 /* Gives the dirty free granules of [at, at + n) back to the system; returns how many there were. */
 static size_t smi_region_purge(smi_region *r, size_t at, size_t n) {
     size_t purged = 0;
-    for (size_t i = at; i < at + n && r->dirty_free > 0;) {
-        size_t run = 0;
-        while (i + run < at + n && smi_bit(r->dirty, i + run) && !smi_bit(r->used, i + run)) run++;
-        if (run > 0) {
-            char *pages = r->base + i * SMI_GRANULE;
-            smi_watch_open(pages, run * SMI_GRANULE); /* they will be somebody else's */
-            if (r->source == NULL) smi_os_purge(pages, run * SMI_GRANULE);
-            else if (!smi_os_file_purge(pages, run * SMI_GRANULE)) return purged;
-            smi_bits_clear(r->dirty, i, run);
-            r->dirty_free -= run;
-            purged += run;
-        }
-        i += run + 1;
+    for (size_t i = at, end; i < at + n && r->dirty_free > 0; i = end) {
+        i = smi_bits_next(r->used, i, at + n, false);
+        end = smi_bits_next(r->used, i, at + n, true);
+        i = smi_bits_next(r->dirty, i, end, true);
+        size_t run = smi_bits_next(r->dirty, i, end, false) - i;
+        if (run == 0) continue;
+        end = i + run;
+        char *pages = r->base + i * SMI_GRANULE;
+        smi_watch_open(pages, run * SMI_GRANULE); /* they will be somebody else's */
+        if (r->source == NULL) smi_os_purge(pages, run * SMI_GRANULE);
+        else if (!smi_os_file_purge(pages, run * SMI_GRANULE)) return purged;
+        smi_bits_clear(r->dirty, i, run);
+        r->dirty_free -= run;
+        purged += run;
     }
     return purged;
 }
@@ -4294,10 +4321,14 @@ typedef struct smi_sums {
 
 static uint64_t smi_minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
-static void smi_record_sum(const smi_record *r, smi_sums *s) {
+/* `fresh`: the tag's word of a fresh scope, or NULL; read last, see smi_settle. */
+static void smi_record_sum(const smi_record *r, const smi_u64 *fresh, smi_sums *s) {
     uint64_t gone_bytes = SMI_LOAD_ACQUIRE(&r->free_bytes) + SMI_LOAD_ACQUIRE(&r->remote_bytes);
     uint64_t gone_blocks = SMI_LOAD_ACQUIRE(&r->free_blocks) + SMI_LOAD_ACQUIRE(&r->remote_blocks);
     uint64_t bytes = SMI_LOAD_ACQUIRE(&r->alloc_bytes), blocks = SMI_LOAD_ACQUIRE(&r->alloc_blocks);
+    uint64_t more = fresh != NULL ? SMI_LOAD(fresh) : 0;
+    bytes += smi_fresh_bytes(more);
+    blocks += smi_fresh_blocks(more);
     s->bytes += smi_minus(bytes, gone_bytes);
     s->blocks += smi_minus(blocks, gone_blocks);
     s->total_bytes += bytes + SMI_LOAD(&r->gone_bytes);
@@ -4313,14 +4344,9 @@ static void smi_record_sum(const smi_record *r, smi_sums *s) {
 
 /* What a tag has in one domain, in its open scopes not. Under the heap's lock. */
 static void smi_own_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
-    const smi_record *r = smi_record_find(d, tag);
-    if (r == NULL) return;
-    smi_record_sum(r, s);
-    uint64_t fresh = smi_fresh_of(d, tag); /* last: see smi_settle */
-    s->bytes += smi_fresh_bytes(fresh);
-    s->blocks += smi_fresh_blocks(fresh);
-    s->total_bytes += smi_fresh_bytes(fresh);
-    s->total_blocks += smi_fresh_blocks(fresh);
+    const smi_group *group = SMI_LOAD_ACQUIRE(&d->group[tag / SMI_GROUP]);
+    if (group == NULL) return;
+    smi_record_sum(&group->record[tag % SMI_GROUP], SMI_LOAD(&d->fresh) ? &group->fresh[tag % SMI_GROUP] : NULL, s);
 }
 
 /* What a tag has in one domain and its open scopes, children not included. Under the heap's lock. */
@@ -4399,6 +4425,7 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
         smi_publish_tag(heap, tag, r, now.bytes, now.blocks);
     }
     SMI_STORE(&heap->event_bytes, (size_t)0);
+    if (++heap->looks == 0) heap->looks = 1;
     smi_lock_give(&smi_stats_lock);
 }
 
@@ -4436,7 +4463,42 @@ static void smi_event(smi_domain *heap, size_t bytes) {
     SMI_ADD(&heap->event_bytes, bytes);
     if (smi_event_due(heap)) smi_publish(heap, false);
 }
-/* The same, without the lock. */
+/* Whether so much more under a tag could be a new peak of the heap, of one above it, or of the tag in one of them. */
+static bool smi_event_rises(const smi_domain *heap, sagemem_tag tag, uint64_t bytes) {
+    for (const smi_domain *a = heap; a != NULL; a = a->parent) {
+        const smi_record *r = smi_record_find(a, tag);
+        if (SMI_LOAD(&a->exact)) continue;
+        if (r == NULL || SMI_LOAD(&a->seen) + bytes > SMI_LOAD(&a->peak)) return true;
+        if (SMI_LOAD(&r->seen_bytes) + SMI_LOAD(&r->kids_bytes) + bytes > SMI_LOAD(&r->peak)) return true;
+    }
+    return false;
+}
+
+/* A huge block of the heap itself comes, is counted already, or goes: its bytes alone are added to what was last seen, without
+ * a walk, unless that might show a peak that never was. Under the heap's lock. */
+static void smi_event_huge(smi_domain *heap, smi_page *page, bool comes) {
+    bool unseen = page->unseen_at == heap->looks;
+    page->unseen_at = 0;
+    if (!comes && unseen) return;
+    if (comes && smi_event_rises(heap, page->tag, page->size)) {
+        page->unseen_at = heap->looks;
+        smi_event(heap, page->bytes);
+        return;
+    }
+    smi_record *r = smi_record_of(heap, page->tag);
+    if (!comes && SMI_LOAD(&r->seen_bytes) < page->size) { /* never seen: it came in a way that was not looked at */
+        smi_publish(heap, false);
+        return;
+    }
+    smi_lock_take(&smi_stats_lock);
+    for (smi_domain *a = heap; a != NULL; a = a->parent)
+        if (!a->exact) smi_account_settle(a);
+    uint64_t bytes = comes ? page->size : 0 - (uint64_t)page->size, blocks = comes ? 1 : ~(uint64_t)0;
+    smi_publish_tag(heap, page->tag, r, r->seen_bytes + bytes, r->seen_blocks + blocks);
+    smi_lock_give(&smi_stats_lock);
+}
+
+/* As smi_event, without the lock. */
 static void smi_event_alone(smi_domain *heap, size_t bytes) {
     SMI_ADD(&heap->event_bytes, bytes);
     if (SMI_LIKELY(!smi_event_due(heap))) return;
@@ -5372,6 +5434,12 @@ static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
     smi_fill_quiet(page->start + size, SMI_FILL_ZONE, page->bytes - size - (size_t)(page->start - page->base));
 }
 
+/* What comes of a huge block, after it was counted, or goes, before or after. Under the heap's lock. */
+static void smi_huge_event(smi_domain *d, smi_page *page, bool comes) {
+    if (d == d->base) smi_event_huge(d, page, comes);
+    else smi_event(d->base, page->bytes);
+}
+
 /* reserved: bytes of addresses that are set aside for it to grow into, or 0. */
 static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
                             bool *zeroed, const char *call) {
@@ -5391,7 +5459,7 @@ static void *smi_huge_alloc(smi_domain *d, size_t alignment, size_t size, size_t
     smi_lock_take(&d->base->lock);
     smi_page_link(d, &d->pages, page);
     smi_count_alloc(d, tag, page->size, 1);
-    smi_event(d->base, page->bytes);
+    smi_huge_event(d, page, true);
     smi_lock_give(&d->base->lock);
     if (smi_watched) smi_watch_alloc(page->start, page->size, *zeroed);
     return page->start;
@@ -5402,15 +5470,18 @@ static void smi_huge_free(smi_domain *d, smi_page *page) {
     smi_lock_take(&d->base->lock);
     smi_count_free(d, page->tag, page->size, 1);
     smi_page_unlink(d, &d->pages, page);
-    smi_event(d->base, page->bytes);
+    smi_huge_event(d, page, false);
     smi_lock_give(&d->base->lock);
     smi_span_free(d, page);
 }
 
+/* It has another size. Under the heap's lock. */
 static void smi_huge_recount(smi_domain *d, smi_page *page, size_t size) {
+    smi_huge_event(d, page, false);
     if (size >= page->size) smi_count_alloc(d, page->tag, size - page->size, 0);
     else smi_count_free(d, page->tag, page->size - size, 0);
     page->size = size;
+    smi_huge_event(d, page, true);
 }
 
 /* The granules behind a block's span, if they are free. Under smi_span_lock, as the next three. */
@@ -5419,24 +5490,24 @@ static char *smi_huge_extend(smi_domain *d, smi_page *page, size_t bytes) {
     char *end = page->base + page->bytes;
     size_t at = (size_t)(end - r->base) / SMI_GRANULE, n = (bytes - page->bytes) / SMI_GRANULE;
     if (n > r->granules - at || bytes > SMI_SPAN_MAX) return NULL;
-    for (size_t i = at; i < at + n; i++)
-        if (smi_bit(r->used, i)) return NULL;
+    if (smi_bits_next(r->used, at, at + n, true) < at + n) return NULL;
     smi_claim claim;
     uint64_t cached = (uint64_t)smi_region_dirty(r, at, n) * SMI_GRANULE;
-    if (!smi_map_prepare(end, bytes - page->bytes) || !smi_charge(&d->budget, bytes - page->bytes, cached, &claim)) return NULL;
+    if (!smi_map_prepare(page->base, bytes) || !smi_charge(&d->budget, bytes - page->bytes, cached, &claim)) return NULL;
     if (!smi_os_commit(end, bytes - page->bytes)) {
         smi_claim_undo(&claim, NULL);
         return NULL;
     }
     smi_region_take(r, at, n);
-    smi_map_set(end, bytes - page->bytes, page);
+    smi_map_resize(page, bytes, NULL);
     return page->start;
 }
 
 static char *smi_huge_cut(smi_domain *d, smi_page *page, size_t bytes) {
     if (bytes < SMI_CHUNK_BLOCK_MAX) return NULL; /* it is better off in a chunk */
-    smi_map_set(page->base + bytes, page->bytes - bytes, smi_obituary(d, page));
-    smi_span_to_region(d, page->base + bytes, page->bytes - bytes);
+    size_t rest = page->bytes - bytes;
+    smi_map_resize(page, bytes, smi_map_whole(page) ? smi_obituary(d, page) : NULL);
+    smi_span_to_region(d, page->base + bytes, rest);
     return page->start;
 }
 
@@ -5476,7 +5547,6 @@ static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
         smi_budget_peak(&d->budget);
     }
     smi_lock_give(&smi_span_lock);
-    if (start != NULL) smi_event(heap, page->bytes);
     smi_lock_give(&heap->lock);
     return start;
 }
@@ -5512,7 +5582,6 @@ static void *smi_huge_commit(smi_domain *d, smi_page *page, size_t size, const c
     smi_lock_take(&heap->lock);
     page->bytes = bytes;
     smi_huge_recount(d, page, behind > 0 ? size : bytes);
-    smi_event(heap, bytes > before ? bytes - before : before - bytes);
     smi_lock_give(&heap->lock);
     if (bytes < before) {
         if (smi_watched) smi_watch_open(page->base + bytes, before - bytes);
@@ -7197,6 +7266,7 @@ static void smi_heap_init(smi_domain *h, const sagemem_heap_desc *desc, const ch
     h->fast = smi_heap_may_be_fast(h);
     h->salt = ((smi_salts += SMI_MIX) ^ smi_secret ^ (uintptr_t)h) * SMI_MIX;
     h->epoch = 1;
+    h->looks = 1;
     smi_lock_init(&h->lock);
     smi_lock_init(&h->use_lock);
     h->magic = SMI_MAGIC ^ (uintptr_t)h;
@@ -8062,6 +8132,7 @@ static void smi_huge_move_out(smi_page *page, smi_domain *from, smi_domain *to) 
     smi_page_link(to, &to->pages, page);
     smi_count_free(from, page->tag, page->size, 1);
     smi_count_alloc(to, page->tag, page->size, 1);
+    if (to == to->base) smi_event_huge(to, page, true);
     SMI_ATOMIC_SUB(&from->budget.held, page->bytes);
     page->domain = to;
     smi_lock_give(&from->base->lock);
@@ -8321,7 +8392,7 @@ SAGEMEM_API sagemem_status sagemem_scope_tag_get_last(const sagemem_heap *heap, 
     if (h == NULL) return smi_mine.error.status;
     smi_sums s = {0, 0, 0, 0};
     const smi_record *r = smi_record_find(h->ended, tag);
-    if (r != NULL) smi_record_sum(r, &s);
+    if (r != NULL) smi_record_sum(r, NULL, &s);
     smi_tag_stats_of(h->ended, tag, &s, out);
     smi_leave(h);
     return SAGEMEM_OK;
