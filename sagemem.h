@@ -2485,10 +2485,11 @@ SMI_FOR_LAYERS bool smi_os_info_of(smi_os_handle handle, smi_os_info *info) {
     if (smi_os_file_fails() || fstat(handle, &found) != 0) return false;
     smi_os_info_from(&found, info);
     int flags = fcntl(handle, F_GETFL);
+    if (flags < 0) return false;
     info->seekable = lseek(handle, 0, SEEK_CUR) >= 0;
-    info->writable = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
-    info->appends = flags >= 0 && (flags & O_APPEND) != 0;
-    return true;
+    info->writable = (flags & O_ACCMODE) != O_RDONLY;
+    info->appends = (flags & O_APPEND) != 0;
+    return info->seekable || !info->regular; /* a file that is taken for a pipe would be written in the wrong place */
 }
 enum { SMI_OS_IS_DIRECTORY = EISDIR };
 /* Opens a regular file. Anything else is only looked at, *handle is none: to open a FIFO is to wait for its other end, or to wake
@@ -12857,6 +12858,14 @@ static void smi_writer_mourn(const sagemem_writer *w) {
                 w->desc.atomic ? ", the file is as it was" : "");
 }
 
+/* What a failed call has left behind the bytes that count; nobody is there to be told when that fails, too. */
+static void smi_writer_cut(const sagemem_writer *w) {
+    unsigned long long written = smi_writer_written(w);
+    if (smi_os_truncate(w->handle, written) || w->desc.atomic) return;
+    smi_log(SAGEMEM_LOG_ERROR, "%.120s could not be cut to the %llu bytes that were written to it (%s): do not use what follows",
+            smi_writer_name(w), written, smi_os_error_text(smi_os_error()));
+}
+
 /* Of a file that was kept at the start, what a failed call left behind the end stays: it may be somebody else's. */
 static void smi_writer_end(smi_object *o) {
     sagemem_writer *w = (sagemem_writer *)o;
@@ -12871,7 +12880,7 @@ static void smi_writer_end(smi_object *o) {
     }
     bool dropped = ours && w->listed && !w->closed;
     if (dropped && !w->renamed && !w->abandoned) smi_writer_mourn(w);
-    if (dropped && w->emptied && w->reach > smi_writer_written(w)) (void)smi_os_truncate(w->handle, smi_writer_written(w));
+    if (dropped && w->emptied && w->reach > smi_writer_written(w)) smi_writer_cut(w);
     if (dropped && w->desc.sink != NULL && w->sink.close_fn != NULL) (void)w->sink.close_fn(w->sink.ctx);
     if (w->handle != smi_os_no_handle()) smi_os_close(w->handle);
     if (ours && w->beside != NULL && !w->renamed) smi_os_unlink(w->beside);
