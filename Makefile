@@ -10,6 +10,7 @@
 #   tests/public_*.c  cmocka programs that use the public interface only
 #   tests/X_test.sh   called with BUILD/X (a program or a directory, if there is one of the name) and the data directory
 #   tests/caught/*.c  programs that must die, built as BUILD/caught/NAME for tests/caught_test.sh
+#   tests/fault/*.c   cmocka programs in which system calls of the library fail; the test is called fault-NAME
 #   examples/*.c, examples/recipes/*.c  compiled and run; the output is compared if the first comment tells it
 #
 # Where everything is slower (sanitizers, Valgrind), SAGEMEM_TEST_SLOW is in the environment: a test may then do less.
@@ -35,15 +36,16 @@ CMOCKA_LIBS   = $(shell pkg-config --libs cmocka 2>/dev/null || echo -lcmocka)
 PROGRAMS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/*_test.c tests/public_*.c)))
 SHELLS   := $(sort $(patsubst tests/%,%,$(wildcard tests/*_test.sh)))
 CAUGHT   := $(sort $(patsubst tests/caught/%.c,%,$(wildcard tests/caught/*.c)))
+FAULTS   := $(sort $(patsubst tests/fault/%.c,%,$(wildcard tests/fault/*.c)))
 EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
 RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes/*.c)))
 FOREST   := $(sort $(wildcard examples/forest/*.c))
 TREES    := $(sort $(wildcard examples/forest_trees/*.c))
 
-TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
+TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix fault-,$(FAULTS)) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
 VALGRIND_EXCLUDE =
-VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS))
+VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS) $(addprefix fault-,$(FAULTS)))
 
 RESULTS = $(BUILD)/results
 flags   = $(strip $(WARNINGS) $(WERROR) $(CFLAGS) $(SANITIZE) -I. -pthread)
@@ -52,7 +54,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check vital format clean FORCE
+.PHONY: help demo deps test check soak vital format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -79,6 +81,9 @@ check: ## everything: both compilers, all standards, sanitizers, Valgrind, every
 	-+@TEST_TIMEOUT=900 $(MAKE) --no-print-directory -k $(jobs) $(addprefix check-,$(STAGES))
 	@sh tests/summary.sh $(BUILD)/check $(STAGES)
 
+soak: $(BUILD)/fault/kill ## kills a writer of atomic files 10,000 times (a quarter of a minute)
+	@SAGEMEM_KILLS=10000 $<
+
 vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 	@$(BUILD)/vital
 
@@ -93,7 +98,7 @@ clean: ## removes everything that was built
 
 # Other flags or another compiler: everything is built again.
 $(BUILD)/flags: FORCE
-	@mkdir -p $(BUILD)/tests $(BUILD)/caught $(BUILD)/examples $(BUILD)/recipes
+	@mkdir -p $(BUILD)/tests $(BUILD)/caught $(BUILD)/fault $(BUILD)/examples $(BUILD)/recipes
 	@[ "$$(cat $@ 2>/dev/null)" = '$(CC) $(flags)' ] || echo '$(CC) $(flags)' > $@
 
 $(BUILD)/implementation.o: tests/implementation.c sagemem.h $(BUILD)/flags
@@ -107,6 +112,10 @@ $(BUILD)/tests/%: tests/%.c sagemem.h $(BUILD)/flags
 
 $(BUILD)/caught/%: tests/caught/%.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -Itests -o $@ $< $(call library,$<) -lm
+
+# What the library calls of the C library, they define themselves; dlsym finds the original.
+$(BUILD)/fault/%: tests/fault/%.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(BUILD)/implementation.o $(CMOCKA_LIBS) -ldl
 
 $(BUILD)/examples/%: examples/%.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -o $@ $< $(call library,$<) -lm
@@ -133,9 +142,10 @@ $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 
 run_programs = $(addprefix run-,$(PROGRAMS))
 run_shells   = $(addprefix run-,$(SHELLS))
+run_faults   = $(addprefix run-fault-,$(FAULTS))
 run_examples = $(addprefix run-example-,$(EXAMPLES))
 run_recipes  = $(addprefix run-recipe-,$(RECIPES))
-.PHONY: $(run_programs) $(run_shells) $(run_examples) $(run_recipes) run-forest
+.PHONY: $(run_programs) $(run_shells) $(run_faults) $(run_examples) $(run_recipes) run-forest
 
 $(run_programs): run-%: $(BUILD)/tests/%
 	@sh tests/run.sh $(RESULTS) $* $(RUNNER) $<
@@ -143,6 +153,9 @@ $(run_programs): run-%: $(BUILD)/tests/%
 $(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest) $(if $(TREES),$(BUILD)/forest_trees)
 	@CC='$(CC)' CXX='$(CXX)' CFLAGS='$(CFLAGS) $(SANITIZE)' BUILD='$(BUILD)' \
 	  sh tests/run.sh -s $(RESULTS) $* sh $< $(BUILD)/$(*:_test.sh=) $(DATA)
+
+$(run_faults): run-fault-%: $(BUILD)/fault/%
+	@sh tests/run.sh $(RESULTS) fault-$* $(RUNNER) $<
 
 $(run_examples): run-example-%: examples/%.c $(BUILD)/examples/%
 	@sh tests/run.sh $(RESULTS) example-$* sh tests/example.sh $^
