@@ -11746,6 +11746,7 @@ struct sagemem_map {
     uint32_t forks; /* when it was opened */
     bool mapped;    /* part.mapped, for any thread */
     bool touched;   /* someone has got the writable pointer; any thread sets it */
+    bool doubtful;  /* a flush failed, and the system may count as written what is not */
     bool closing;   /* flushed already */
 };
 
@@ -11950,7 +11951,31 @@ static bool smi_filemap_write_back(const sagemem_map *map) {
     return smi_os_sync(map->file, &lost);
 }
 
-static sagemem_status smi_filemap_flush(const sagemem_map *map, const char *call) {
+/* What the system failed to write it may take for written, and never tries again (see smi_os_sync): every page is made dirty
+ * once more, by an exchange of a byte for itself that no other thread's write gets lost in; as far as the file goes, behind
+ * which a write would be a signal. */
+static bool smi_filemap_soil(const sagemem_map *map) {
+    const smi_filemap_part *part = &map->part;
+    smi_os_info info;
+    if (!smi_os_info_of(map->file, &info)) return false;
+    uint64_t there = info.size > map->desc.offset ? info.size - map->desc.offset : 0;
+    const char *end = part->data + (there < part->size ? (size_t)there : part->size);
+    for (char *at = part->data; at < end; at = part->base + ((size_t)(at - part->base) / smi_os_page + 1) * smi_os_page) {
+        char byte = __atomic_load_n(at, __ATOMIC_RELAXED); /* fails: another thread has just made it dirty */
+        (void)__atomic_compare_exchange_n(at, &byte, byte, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    }
+    return true;
+}
+
+static bool smi_filemap_sync(sagemem_map *map) {
+    const smi_filemap_part *part = &map->part;
+    if (!part->mapped) return smi_filemap_write_back(map);
+    bool done = (!map->doubtful || smi_filemap_soil(map)) && smi_os_flush_map(map->file, part->base, part->bytes);
+    map->doubtful = !done;
+    return done;
+}
+
+static sagemem_status smi_filemap_flush(sagemem_map *map, const char *call) {
     const smi_filemap_part *part = &map->part;
     if (map->desc.mode != SAGEMEM_MAP_WRITE || !SMI_LOAD(&map->touched)) return SAGEMEM_OK;
     if (!smi_filemap_is_ours(map))
@@ -11958,7 +11983,7 @@ static sagemem_status smi_filemap_flush(const sagemem_map *map, const char *call
                         "%s was read, not mapped, before a fork: what is written to this copy stays in this process; open it here",
                         smi_path_shown(map->desc.path));
     smi_filemap_rest(part, part->data, part->size, smi_watch_open); /* the system is given whole pages */
-    bool done = part->mapped ? smi_os_flush_map(map->file, part->base, part->bytes) : smi_filemap_write_back(map);
+    bool done = smi_filemap_sync(map);
     smi_filemap_rest(part, part->data, part->size, smi_watch_shut);
     if (done) return SAGEMEM_OK;
     return smi_fail_file(call, map->desc.path, "make room or mend it, and repeat the call; nothing is lost",

@@ -50,12 +50,13 @@ static const char *const call_names[CALLS] = {
     "mmap",   "munmap", "mremap", "madvise", "msync", "mprotect", "fadvise",   "process_vm_readv"};
 
 /* The at-th `call` fails, and `times` of them in a row; once it has, so do as many of `also`, which may only be made then [CALLS:
- * none]. error 0: it moves at most `most` bytes. */
+ * none]. error 0: it moves at most `most` bytes; `begins`: the first does, and those after it fail. */
 typedef struct plan {
     call call, also;
     uint64_t at, times;
     int error;
     size_t most;
+    bool begins;
 } plan;
 
 static plan now;
@@ -78,26 +79,31 @@ static bool was_met(void) { return __atomic_load_n(&met, __ATOMIC_RELAXED) > 0; 
 /* A hook for each call, before and after it: the kill test's. */
 __attribute__((unused)) static void (*at_each_call)(void);
 
-static bool is_due(call which) {
+static bool is_due(call which, bool *first) {
+    *first = false;
     if (on_the_side > 0 || !__atomic_load_n(&armed, __ATOMIC_ACQUIRE)) return false;
     if (at_each_call != NULL) at_each_call();
     uint64_t n = __atomic_add_fetch(&seen[which], 1, __ATOMIC_RELAXED);
     if (which == now.also && was_met()) return __atomic_fetch_add(&met_also, 1, __ATOMIC_RELAXED) < now.times;
     if (which != now.call || n < now.at || n - now.at >= now.times) return false;
+    *first = n == now.at;
     __atomic_add_fetch(&met, 1, __ATOMIC_RELAXED);
     return true;
 }
 static bool fails(call which) {
-    if (!is_due(which)) return false;
+    bool first;
+    if (!is_due(which, &first)) return false;
     errno = now.error;
     return true;
 }
 /* A call that moves bytes: it fails, or gets fewer to move. */
 static bool moves(call which, size_t *size) {
-    if (!is_due(which)) return true;
+    bool first;
+    if (!is_due(which, &first)) return true;
+    bool is_short = now.error == 0 || (now.begins && first);
+    if (is_short && *size > now.most) *size = now.most;
     errno = now.error;
-    if (now.error == 0 && *size > now.most) *size = now.most;
-    return now.error == 0;
+    return is_short;
 }
 
 #define NEXT(type, name) ((type)(uintptr_t)dlsym(RTLD_NEXT, name))
@@ -226,25 +232,29 @@ typedef struct kind {
     int error;
     size_t most;
     uint64_t times;
+    bool begins;
 } kind;
 static const kind kinds[] = {
-    {"EINTR once", EINTR, 0, 1},
-    {"EINTR 50 times", EINTR, 0, 50},
-    {"EIO once", EIO, 0, 1},
-    {"EIO for ever", EIO, 0, UINT64_MAX},
-    {"ENOSPC once", ENOSPC, 0, 1},
-    {"ENOSPC for ever", ENOSPC, 0, UINT64_MAX},
-    {"ENOMEM for ever", ENOMEM, 0, UINT64_MAX},
-    {"EDQUOT once", EDQUOT, 0, 1},
-    {"one byte once", 0, 1, 1},
-    {"97 bytes each", 0, 97, UINT64_MAX},
-    {"no byte once", 0, 0, 1},
-    {"no byte for ever", 0, 0, UINT64_MAX},
+    {"EINTR once", EINTR, 0, 1, false},
+    {"EINTR 50 times", EINTR, 0, 50, false},
+    {"EIO once", EIO, 0, 1, false},
+    {"EIO for ever", EIO, 0, UINT64_MAX, false},
+    {"ENOSPC once", ENOSPC, 0, 1, false},
+    {"ENOSPC for ever", ENOSPC, 0, UINT64_MAX, false},
+    {"ENOMEM for ever", ENOMEM, 0, UINT64_MAX, false},
+    {"97 bytes and then EIO", EIO, 97, 2, true},
+    {"one byte and then ENOSPC for ever", ENOSPC, 1, UINT64_MAX, true},
+    {"EDQUOT once", EDQUOT, 0, 1, false},
+    {"one byte once", 0, 1, 1, false},
+    {"97 bytes each", 0, 97, UINT64_MAX, false},
+    {"no byte once", 0, 0, 1, false},
+    {"no byte for ever", 0, 0, UINT64_MAX, false},
 };
 
 static bool is_write(call which) { return which == WRITE || which == PWRITE; }
 static bool applies(call which, const kind *k) {
-    if (k->error != 0) return k->error != EDQUOT || is_write(which);
+    if (slow() && k->times == 1 && k->error != EIO && k->error != EINTR) return false;
+    if (k->error != 0 && !k->begins) return k->error != EDQUOT || is_write(which);
     if (which != READ && which != PREAD && !is_write(which)) return false;
     return k->most > 0 || is_write(which); /* a read of no bytes is the end of the file */
 }
@@ -271,7 +281,7 @@ static char doing[200];
 
 /* Runs it with every failure there can be, of `also` in addition; what the run finds wrong it says. */
 __attribute__((unused)) static void sweep(const char *name, call also, void (*run)(void *ctx), void *ctx) {
-    static const plan none = {CALLS, CALLS, 0, 0, 0, 0};
+    static const plan none = {CALLS, CALLS, 0, 0, 0, 0, false};
     static uint64_t made[CALLS];
     uint64_t runs = 0;
     snprintf(doing, sizeof doing, "%s, nothing fails", name);
@@ -282,7 +292,7 @@ __attribute__((unused)) static void sweep(const char *name, call also, void (*ru
         for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
             if (made[which] == 0 || !applies((call)which, &kinds[k])) continue;
             for (uint64_t at = 1;; at += slow() ? 1 + at / 2 : 1, runs++) {
-                plan p = {(call)which, also, at, kinds[k].times, kinds[k].error, kinds[k].most};
+                plan p = {(call)which, also, at, kinds[k].times, kinds[k].error, kinds[k].most, kinds[k].begins};
                 snprintf(doing, sizeof doing, "%s, %s of %s number %llu%s%s", name, kinds[k].name, call_names[which], UINT(at),
                          also < CALLS ? ", then of " : "", also < CALLS ? call_names[also] : "");
                 arm(p);

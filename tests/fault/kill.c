@@ -36,7 +36,7 @@ static void write_one(uint64_t generation) {
 }
 
 static void write_for_ever(uint64_t first, uint64_t calls) {
-    static const plan none = {CALLS, CALLS, 0, 0, 0, 0};
+    static const plan none = {CALLS, CALLS, 0, 0, 0, 0, false};
     calls_left = calls;
     at_each_call = calls > 0 ? die_at_a_call : NULL;
     arm(none);
