@@ -73,6 +73,8 @@ static void failed(life *l, sagemem_status status) {
         check(sagemem_writer_accepted(l->writer) == l->size && written <= l->size);
         look(l, written);
     }
+    /* What a sync has lost no other brings back. */
+    if (l->writer != NULL && (now.call == FSYNC || now.call == CLOSE)) check(sagemem_writer_flush(l->writer) != SAGEMEM_OK);
     l->fails++;
     if (l->fails % 3 == 0) {
         disarm();
