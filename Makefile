@@ -33,7 +33,14 @@ cxx_of    = $(subst gcc,g++,$(subst clang,clang++,$(1)))
 CMOCKA_CFLAGS = $(shell pkg-config --cflags cmocka 2>/dev/null)
 CMOCKA_LIBS   = $(shell pkg-config --libs cmocka 2>/dev/null || echo -lcmocka)
 
+# HDF5, if programs can be linked with it by these flags. Its headers are the system's: their warnings are not ours.
+HDF5        := $(firstword $(foreach p,hdf5 hdf5-serial,$(shell pkg-config --exists $(p) 2>/dev/null && echo $(p))))
+HDF5_CFLAGS := $(if $(HDF5),-DSAGEMEM_WITH_HDF5=1 $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(HDF5))))
+HDF5_LIBS   := $(if $(HDF5),$(shell pkg-config --libs $(HDF5)))
+HDF5        := $(if $(HDF5),$(shell sh tests/can.sh $(CC) $(filter -m%,$(SANITIZE)) $(HDF5_LIBS) && echo $(HDF5)))
+
 PROGRAMS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/*_test.c tests/public_*.c)))
+PROGRAMS := $(filter-out $(if $(HDF5),,public_hdf5),$(PROGRAMS))
 SHELLS   := $(sort $(patsubst tests/%,%,$(wildcard tests/*_test.sh)))
 CAUGHT   := $(sort $(patsubst tests/caught/%.c,%,$(wildcard tests/caught/*.c)))
 FAULTS   := $(sort $(patsubst tests/fault/%.c,%,$(wildcard tests/fault/*.c)))
@@ -107,6 +114,12 @@ $(BUILD)/implementation.o: tests/implementation.c sagemem.h $(BUILD)/flags
 $(BUILD)/tests/public_%: tests/public_%.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(BUILD)/implementation.o $(CMOCKA_LIBS) -lm
 
+$(BUILD)/implementation_hdf5.o: tests/implementation.c sagemem.h $(BUILD)/flags
+	@$(compile) $(HDF5_CFLAGS) -c -o $@ $<
+
+$(BUILD)/tests/public_hdf5: tests/public_hdf5.c $(BUILD)/implementation_hdf5.o $(BUILD)/flags
+	@$(compile) -Itests $(HDF5_CFLAGS) $(CMOCKA_CFLAGS) -o $@ $< $(BUILD)/implementation_hdf5.o $(CMOCKA_LIBS) $(HDF5_LIBS) -lm
+
 $(BUILD)/tests/%: tests/%.c sagemem.h $(BUILD)/flags
 	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(CMOCKA_LIBS) -lm
 
@@ -129,6 +142,10 @@ $(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call libr
 	@$(if $(FOREST),,echo 'examples/forest has no .c files' >&2; exit 1)
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(FOREST) $(call library,$(FOREST)) -lm
 
+# The same with HDF5, which brings libraries of its own along: apart from the one that needs nothing.
+$(BUILD)/forest_hdf5: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(BUILD)/flags
+	@$(CC) $(flags) -DFOREST_HDF5 $(HDF5_CFLAGS) -Iexamples/forest -o $@ $(FOREST) $(HDF5_LIBS) -lm
+
 # It shares the layout of tree files with the program that reads them.
 $(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/halo.h $(BUILD)/flags
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(TREES) -lm
@@ -150,7 +167,7 @@ run_recipes  = $(addprefix run-recipe-,$(RECIPES))
 $(run_programs): run-%: $(BUILD)/tests/%
 	@sh tests/run.sh $(RESULTS) $* $(RUNNER) $<
 
-$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest) $(if $(TREES),$(BUILD)/forest_trees)
+$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest $(if $(HDF5),$(BUILD)/forest_hdf5)) $(if $(TREES),$(BUILD)/forest_trees)
 	@CC='$(CC)' CXX='$(CXX)' CFLAGS='$(CFLAGS) $(SANITIZE)' BUILD='$(BUILD)' \
 	  sh tests/run.sh -s $(RESULTS) $* sh $< $(BUILD)/$(*:_test.sh=) $(DATA)
 

@@ -29,6 +29,7 @@
  *                     >>map      files in memory
  *                     >>io       writer and reader
  *                     >>report   text, one line, JSON; failures on purpose; call sites
+ *                     >>with-hdf5  datasets of HDF5 as sink and source; only if asked for
  *     Implementation  >>os       pages, locks, threads, clocks, atomics, files; tools that watch
  *                     >>log      messages; the structures of everything below
  *                     >>budget   the tree of limits
@@ -37,6 +38,7 @@
  *                     >>limits   the public side of >>budget; sources of pages
  *                     >>pool >>arena >>array >>slice >>map >>io
  *                     >>report
+ *                     >>with-hdf5
  *
  * QUICK START (this compiles as it stands)
  *
@@ -125,6 +127,7 @@
  *     SAGEMEM_WITH_MAP        1        that of the implementation   the functions of >>map
  *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io; needs SAGEMEM_WITH_MAP
  *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
+ *     SAGEMEM_WITH_HDF5       0        and those that call them     the functions of >>with-hdf5, and hdf5.h; needs SAGEMEM_WITH_IO
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
  *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer or reader in its name
@@ -306,6 +309,8 @@
  *     The buffer: 1 MiB is as fast as any (8 MiB is slower, by the caches); a record costs its copy and about 3 ns. Where 64
  *     files are open, sagemem_writers_set_budget bounds the buffers of all, and adaptive lets each find its size. background
  *     hides the time of slow targets; to a file in the page cache it gains little.
+ *     A sink is a target of the program's own: sagemem_hdf5_sink is one that appends records to a dataset of HDF5 (with
+ *     SAGEMEM_WITH_HDF5): one by one 50 times as fast as H5PTappend, and records need no buffer of the program's.
  *     Caught at once: a closed writer or one of an ended scope, another thread's, a write_end without begin or past the
  *     room. Bytes in the buffer past the record are shut to Valgrind and AddressSanitizer.
  *     Not for: reading back what was written (flush, then sagemem_map or a reader), or many threads on one file without
@@ -438,7 +443,8 @@
  *
  * THE INSIDE
  *
- *     A section calls only sections above it; >>report reads counters and is called by nobody. A new operating system
+ *     A section calls only sections above it; >>report reads counters and is called by nobody, nor is what adapts other
+ *     libraries (>>with-hdf5: declared only where it is on, since it needs their headers). A new operating system
  *     goes into >>os. A new layer goes between >>limits and >>report, with declarations in the same order, and acts on
  *     lower layers through what they offer at run time (clean-ups, reclaimers), never by an #if inside a function.
  *     Locks and their order: search for smi_registry_lock. Every relaxed counter has one writer; see SMI_LOAD.
@@ -530,6 +536,8 @@
 #endif
 #if SAGEMEM_WITH_HDF5 == 1 && SAGEMEM_WITH_IO == 0
 #error "sagemem: SAGEMEM_WITH_HDF5 needs SAGEMEM_WITH_IO 1 (datasets are written by writers and read by readers)"
+#undef SAGEMEM_WITH_HDF5
+#define SAGEMEM_WITH_HDF5 0
 #endif
 #if SAGEMEM_WITH_HDF5 == 1
 #include <hdf5.h> /* pkg-config --cflags hdf5, or compile with h5cc */
