@@ -354,7 +354,7 @@ static sagemem_status a_life(void *ctx) {
     }
     sagemem_writer_desc wd = {0};
     wd.sink = &sink;
-    wd.initial_bytes = 1000;
+    wd.initial_bytes = 300;
     wd.heap = (sagemem_heap *)ctx;
     wd.tag = TAG;
     sagemem_writer *w = sagemem_writer_open(&wd);
@@ -362,14 +362,14 @@ static sagemem_status a_life(void *ctx) {
         status = sagemem_last_error()->status;
         (void)sink.close_fn(sink.ctx);
     }
-    for (uint64_t n = 0; w != NULL && n < 100; n++) {
+    for (uint64_t n = 0; w != NULL && n < 30; n++) {
         struct record r = nth(n);
         while ((status = sagemem_write(w, &r, sizeof r)) != SAGEMEM_OK) met = status;
         r = nth(n / 2);
         while ((status = sagemem_writer_patch(w, n / 2 * RECORD, &r, sizeof r)) != SAGEMEM_OK) met = status;
     }
     while (w != NULL && (status = sagemem_writer_flush(w)) != SAGEMEM_OK) met = status;
-    if (w != NULL) dataset_has("group/life", 100);
+    if (w != NULL) dataset_has("group/life", 30);
     if (w != NULL && (status = sagemem_writer_close(w)) != SAGEMEM_OK) {
         met = status;
         check(strstr(sagemem_last_error()->message, "bringing records") != NULL);
@@ -386,7 +386,7 @@ static sagemem_status a_life(void *ctx) {
             met = sagemem_last_error()->status;
             (void)source.close_fn(source.ctx);
         }
-        for (uint64_t n = 0; reader != NULL && n < 100;) {
+        for (uint64_t n = 0; reader != NULL && n < 30;) {
             struct record got = nth(n), r = nth(n);
             if (sagemem_read(reader, &got, sizeof got, NULL) == SAGEMEM_OK) n++;
             else met = sagemem_last_error()->status;
@@ -498,7 +498,7 @@ static sagemem_reader *reader_of(const sagemem_hdf5_desc *d, size_t buffer, bool
     ok(sagemem_hdf5_source(d, &source));
     sagemem_hdf5_info info;
     ok(sagemem_hdf5_get_info(source.ctx, &info));
-    assert_int_equal(info.records, 1000);
+    assert_int_equal(info.records, 300);
     sagemem_reader_desc r = {0};
     r.source = &source;
     r.buffer_bytes = buffer;
@@ -513,14 +513,14 @@ static void records_are_read(void **state) {
     (void)state;
     sagemem_hdf5_desc d = desc_of("read");
     sagemem_writer *w = writer_of(&d, 0, false);
-    write_records(w, 0, 1000);
+    write_records(w, 0, 300);
     ok(sagemem_writer_close(w));
     static const size_t buffers[] = {1, RECORD, 3 * RECORD + 7, 0};
     for (size_t b = 0; b < 4; b++)
         for (int ahead = 0; ahead < 2; ahead++) {
             sagemem_reader *reader = reader_of(&d, buffers[b], ahead != 0);
             struct record got, r;
-            for (uint64_t n = 0; n < 1000; n++) {
+            for (uint64_t n = 0; n < 300; n++) {
                 r = nth(n);
                 if (n % 3 == 0) {
                     const void *view = sagemem_read_view(reader, sizeof got);
@@ -531,11 +531,11 @@ static void records_are_read(void **state) {
                 }
                 check(got.id == r.id && got.kind == r.kind && got.snapshot == r.snapshot);
             }
-            r = nth(777);
-            ok(sagemem_read_at(reader, 777 * RECORD + offsetof(struct record, id), &got.id, sizeof got.id));
+            r = nth(177);
+            ok(sagemem_read_at(reader, 177 * RECORD + offsetof(struct record, id), &got.id, sizeof got.id));
             assert_true(got.id == r.id);
             assert_int_equal(sagemem_read(reader, &got, 1, NULL), SAGEMEM_E_EMPTY);
-            assert_int_equal(sagemem_reader_size(reader), 1000 * RECORD);
+            assert_int_equal(sagemem_reader_size(reader), 300 * RECORD);
             ok(sagemem_reader_close(reader));
         }
 }
@@ -545,7 +545,7 @@ static void a_source_has_the_type_that_is_asked_for(void **state) {
     (void)state;
     sagemem_hdf5_desc d = desc_of("typed");
     sagemem_writer *w = writer_of(&d, 0, false);
-    write_records(w, 0, 1000);
+    write_records(w, 0, 300);
     ok(sagemem_writer_close(w));
     d.type = 0;
     sagemem_input source;
@@ -563,7 +563,7 @@ static void a_source_has_the_type_that_is_asked_for(void **state) {
     H5Tinsert(d.type, "snapshot", offsetof(struct some, snapshot), H5T_NATIVE_INT);
     H5Tinsert(d.type, "mass", offsetof(struct some, mass), H5T_NATIVE_FLOAT);
     sagemem_reader *reader = reader_of(&d, 0, false);
-    for (uint64_t n = 0; n < 1000; n++) {
+    for (uint64_t n = 0; n < 300; n++) {
         struct some got;
         struct record r = nth(n);
         ok(sagemem_read(reader, &got, sizeof got, NULL));
