@@ -1553,7 +1553,7 @@ SAGEMEM_API SAGEMEM_NODISCARD char *sagemem_strdup_at(sagemem_heap *heap, const 
 /* ==========================================================================
  * >>with-hdf5  Datasets of HDF5: a writer's sink, a reader's source, attributes. Only where SAGEMEM_WITH_HDF5 is 1.
  * ========================================================================== */
-#if SAGEMEM_WITH_HDF5
+#if SAGEMEM_WITH_HDF5 == 1
 
 /* A dataset of one dimension whose elements are records of fixed size. Zero in every field is its default, in brackets. */
 typedef struct sagemem_hdf5_desc {
@@ -14615,7 +14615,7 @@ SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const c
 /* ==========================================================================
  * >>with-hdf5  Records to and from datasets of HDF5.
  * ========================================================================== */
-#if SAGEMEM_WITH_HDF5
+#if SAGEMEM_WITH_HDF5 == 1
 
 /* What a sink has taken, in records of the dataset:
  *
