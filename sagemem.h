@@ -14748,11 +14748,11 @@ static sagemem_status smi_hdf5_append(smi_hdf5 *h, const char *data, size_t size
 }
 
 static sagemem_status smi_hdf5_put(smi_hdf5 *h, const char *data, size_t size, uint64_t offset, const char *call) {
-    uint64_t whole = h->count * h->record;
+    uint64_t whole = h->count * h->record, end = whole + h->part_bytes;
     size_t old = offset >= whole ? 0 : whole - offset < size ? (size_t)(whole - offset) : size;
-    if (offset > whole + h->part_bytes)
+    if (offset > end)
         return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%.60s has %llu bytes of records: writing at %llu would leave a hole",
-                        smi_hdf5_name(h), (unsigned long long)(whole + h->part_bytes), (unsigned long long)offset);
+                        smi_hdf5_name(h), (unsigned long long)end, (unsigned long long)offset);
     sagemem_status status = smi_hdf5_rewrite(h, data, old, offset, call);
     if (status != SAGEMEM_OK || old == size) return status;
     return smi_hdf5_append(h, data + old, size - old, (size_t)(offset + old - whole), call);

@@ -428,6 +428,10 @@ static int meet_a_full_disk(void) {
     check(strstr(sagemem_last_error()->message, "full: writing records") != NULL);
     for (int i = 0; i < 3; i++) check(sagemem_writer_flush(w) == SAGEMEM_E_IO);
     check(sagemem_writer_accepted(w) == n * RECORD && sagemem_writer_written(w) < n * RECORD);
+    hid_t set = H5Dopen2(file, "full", H5P_DEFAULT), space = H5Dget_space(set); /* as long as what was written */
+    check((uint64_t)H5Sget_simple_extent_npoints(space) == sagemem_writer_written(w) / RECORD);
+    H5Sclose(space);
+    H5Dclose(set);
     limit.rlim_cur = before;
     check(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     write_records(w, n, 100);
