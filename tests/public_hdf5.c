@@ -244,7 +244,8 @@ static void records_arrive_with_their_units(void **state) {
     ok(sagemem_hdf5_get_info(sink.ctx, &info));
     assert_true(info.records > 4000 && info.records < 5000);
     ok(sagemem_writer_close(w));
-    assert_int_equal(sagemem_hdf5_get_info(sink.ctx, &info), SAGEMEM_E_STALE); /* closed with its writer */
+    assert_true(H5Iis_valid(info.type) == 0 && H5Iis_valid(info.dataset) == 0); /* closed with its writer */
+    assert_int_equal(sagemem_hdf5_get_info(sink.ctx, &info), SAGEMEM_E_STALE);
     assert_int_equal(faults, 1);
     H5Eget_auto2(H5E_DEFAULT, &print_after, &ctx_after);
     assert_true(print_before == print_after && ctx_before == ctx_after);
