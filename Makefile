@@ -11,6 +11,7 @@
 #   tests/public_*.c  cmocka programs that use the public interface only
 #   tests/X_test.sh   called with BUILD/X (a program or a directory, if there is one of the name) and the data directory
 #   tests/caught/*.c  programs that must die, built as BUILD/caught/NAME for tests/caught_test.sh
+#   tests/fault/*.c   cmocka programs in which system calls of the library fail; the test is called fault-NAME
 #   examples/*.c, examples/recipes/*.c  compiled and run; the output is compared if the first comment tells it
 # Benchmarks are tests/bench/*.c and *.cpp: see tests/bench/bench.h.
 #
@@ -34,9 +35,17 @@ cxx_of    = $(subst gcc,g++,$(subst clang,clang++,$(1)))
 CMOCKA_CFLAGS = $(shell pkg-config --cflags cmocka 2>/dev/null)
 CMOCKA_LIBS   = $(shell pkg-config --libs cmocka 2>/dev/null || echo -lcmocka)
 
+# HDF5, if programs can be linked with it by these flags. Its headers are the system's: their warnings are not ours.
+HDF5        := $(firstword $(foreach p,hdf5 hdf5-serial,$(shell pkg-config --exists $(p) 2>/dev/null && echo $(p))))
+HDF5_CFLAGS := $(if $(HDF5),-DSAGEMEM_WITH_HDF5=1 $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(HDF5))))
+HDF5_LIBS   := $(if $(HDF5),$(shell pkg-config --libs $(HDF5)))
+HDF5        := $(if $(HDF5),$(shell sh tests/can.sh $(CC) $(filter -m%,$(SANITIZE)) $(HDF5_LIBS) && echo $(HDF5)))
+
 PROGRAMS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/*_test.c tests/public_*.c)))
+PROGRAMS := $(filter-out $(if $(HDF5),,public_hdf5),$(PROGRAMS))
 SHELLS   := $(sort $(patsubst tests/%,%,$(wildcard tests/*_test.sh)))
 CAUGHT   := $(sort $(patsubst tests/caught/%.c,%,$(wildcard tests/caught/*.c)))
+FAULTS   := $(sort $(patsubst tests/fault/%.c,%,$(wildcard tests/fault/*.c)))
 EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
 RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes/*.c)))
 FOREST   := $(sort $(wildcard examples/forest/*.c))
@@ -44,10 +53,10 @@ TREES    := $(sort $(wildcard examples/forest_trees/*.c))
 GROWTH   := tests/bench/growth.c tests/bench/growth_works.c
 BENCH    := $(filter-out $(GROWTH),$(sort $(wildcard tests/bench/*.c tests/bench/*.cpp)))
 
-TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
+TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix fault-,$(FAULTS)) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
 VALGRIND_EXCLUDE =
-VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS))
+VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS) $(addprefix fault-,$(FAULTS)))
 
 RESULTS = $(BUILD)/results
 flags   = $(strip $(WARNINGS) $(WERROR) $(CFLAGS) $(SANITIZE) -I. -pthread)
@@ -56,7 +65,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check vital bench-deps bench format clean FORCE
+.PHONY: help demo deps test check soak vital bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -82,6 +91,9 @@ check: ## everything: both compilers, all standards, sanitizers, Valgrind, every
 	@rm -rf $(BUILD)/check
 	-+@TEST_TIMEOUT=900 $(MAKE) --no-print-directory -k $(jobs) $(addprefix check-,$(STAGES))
 	@sh tests/summary.sh $(BUILD)/check $(STAGES)
+
+soak: $(BUILD)/fault/kill ## kills a writer of atomic files 10,000 times (a quarter of a minute)
+	@SAGEMEM_KILLS=10000 $<
 
 vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 	@$(BUILD)/vital
@@ -109,7 +121,7 @@ clean: ## removes everything that was built
 
 # Other flags or another compiler: everything is built again.
 $(BUILD)/flags: FORCE
-	@mkdir -p $(BUILD)/tests $(BUILD)/caught $(BUILD)/examples $(BUILD)/recipes
+	@mkdir -p $(BUILD)/tests $(BUILD)/caught $(BUILD)/fault $(BUILD)/examples $(BUILD)/recipes
 	@[ "$$(cat $@ 2>/dev/null)" = '$(CC) $(flags)' ] || echo '$(CC) $(flags)' > $@
 
 $(BUILD)/implementation.o: tests/implementation.c sagemem.h $(BUILD)/flags
@@ -118,11 +130,21 @@ $(BUILD)/implementation.o: tests/implementation.c sagemem.h $(BUILD)/flags
 $(BUILD)/tests/public_%: tests/public_%.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(BUILD)/implementation.o $(CMOCKA_LIBS) -lm
 
+$(BUILD)/implementation_hdf5.o: tests/implementation.c sagemem.h $(BUILD)/flags
+	@$(compile) $(HDF5_CFLAGS) -c -o $@ $<
+
+$(BUILD)/tests/public_hdf5: tests/public_hdf5.c $(BUILD)/implementation_hdf5.o $(BUILD)/flags
+	@$(compile) -Itests $(HDF5_CFLAGS) $(CMOCKA_CFLAGS) -o $@ $< $(BUILD)/implementation_hdf5.o $(CMOCKA_LIBS) $(HDF5_LIBS) -lm
+
 $(BUILD)/tests/%: tests/%.c sagemem.h $(BUILD)/flags
 	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(CMOCKA_LIBS) -lm
 
 $(BUILD)/caught/%: tests/caught/%.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -Itests -o $@ $< $(call library,$<) -lm
+
+# What the library calls of the C library, they define themselves; dlsym finds the original.
+$(BUILD)/fault/%: tests/fault/%.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -Itests $(CMOCKA_CFLAGS) -o $@ $< $(BUILD)/implementation.o $(CMOCKA_LIBS) -ldl
 
 $(BUILD)/examples/%: examples/%.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -o $@ $< $(call library,$<) -lm
@@ -135,6 +157,10 @@ $(BUILD)/recipes/%: examples/recipes/%.c $(BUILD)/implementation.o $(BUILD)/flag
 $(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call library,$(FOREST)) $(BUILD)/flags
 	@$(if $(FOREST),,echo 'examples/forest has no .c files' >&2; exit 1)
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(FOREST) $(call library,$(FOREST)) -lm
+
+# The same with HDF5, which brings libraries of its own along: apart from the one that needs nothing.
+$(BUILD)/forest_hdf5: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(BUILD)/flags
+	@$(CC) $(flags) -DFOREST_HDF5 $(HDF5_CFLAGS) -Iexamples/forest -o $@ $(FOREST) $(HDF5_LIBS) -lm
 
 # It shares the layout of tree files with the program that reads them.
 $(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/halo.h $(BUILD)/flags
@@ -167,16 +193,20 @@ $(BUILD)/bench/growth: $(patsubst tests/bench/%.c,$(BUILD)/bench/%.o,$(GROWTH)) 
 
 run_programs = $(addprefix run-,$(PROGRAMS))
 run_shells   = $(addprefix run-,$(SHELLS))
+run_faults   = $(addprefix run-fault-,$(FAULTS))
 run_examples = $(addprefix run-example-,$(EXAMPLES))
 run_recipes  = $(addprefix run-recipe-,$(RECIPES))
-.PHONY: $(run_programs) $(run_shells) $(run_examples) $(run_recipes) run-forest
+.PHONY: $(run_programs) $(run_shells) $(run_faults) $(run_examples) $(run_recipes) run-forest
 
 $(run_programs): run-%: $(BUILD)/tests/%
 	@sh tests/run.sh $(RESULTS) $* $(RUNNER) $<
 
-$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest) $(if $(TREES),$(BUILD)/forest_trees)
+$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest $(if $(HDF5),$(BUILD)/forest_hdf5)) $(if $(TREES),$(BUILD)/forest_trees)
 	@CC='$(CC)' CXX='$(CXX)' CFLAGS='$(CFLAGS) $(SANITIZE)' BUILD='$(BUILD)' \
 	  sh tests/run.sh -s $(RESULTS) $* sh $< $(BUILD)/$(*:_test.sh=) $(DATA)
+
+$(run_faults): run-fault-%: $(BUILD)/fault/%
+	@sh tests/run.sh $(RESULTS) fault-$* $(RUNNER) $<
 
 $(run_examples): run-example-%: examples/%.c $(BUILD)/examples/%
 	@sh tests/run.sh $(RESULTS) example-$* sh tests/example.sh $^

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need, where it is missing; asks nothing.
 #
-# gcc, clang (C and C++), make, pkg-config, cmocka, Valgrind (not on macOS), the compilers' sanitizer runtimes.
+# gcc, clang (C and C++), make, pkg-config, cmocka, Valgrind (not on macOS), HDF5 with its tools, the compilers' sanitizer
+# runtimes.
 set -u
 system=$(uname -s)
 dir=$(mktemp -d) || exit 1
@@ -35,6 +36,8 @@ has_sanitizers() {
         "$1" -fsanitize=thread -o "$dir/sanitizer" "$dir/sanitizer.c" >/dev/null 2>&1
 }
 
+has_hdf5() { pkg-config --exists hdf5 2>/dev/null || pkg-config --exists hdf5-serial 2>/dev/null; }
+
 # The names of the things that are missing, as in the tables below.
 look() {
     missing=''
@@ -44,6 +47,8 @@ look() {
     has pkg-config || has pkgconf || missing="$missing pkg-config"
     [ "$system" = Darwin ] || has valgrind || missing="$missing valgrind"
     has_cmocka || missing="$missing cmocka"
+    has_hdf5 || missing="$missing hdf5"
+    has h5dump || missing="$missing hdf5-tools"
     has_sanitizers gcc || missing="$missing gcc-sanitizers"
     has_sanitizers clang || missing="$missing clang-sanitizers"
 }
@@ -61,7 +66,7 @@ as_root() {
 
 by_hand() {
     echo "deps: missing:$missing" >&2
-    echo "deps: install by hand: gcc and g++, clang, make, pkg-config, cmocka (with headers), valgrind, the sanitizer runtimes of both compilers" >&2
+    echo "deps: install by hand: gcc and g++, clang, make, pkg-config, cmocka (with headers), valgrind, HDF5 (with headers and h5dump), the sanitizer runtimes of both compilers" >&2
     exit 1
 }
 
@@ -87,10 +92,13 @@ packages() {
         dnf:gcc-sanitizers) printf '%s\n' libasan libubsan libtsan ;;
         dnf:clang-sanitizers) echo compiler-rt ;;
         apt:cmocka) echo libcmocka-dev ;;
+        apt:hdf5) echo libhdf5-dev ;;
+        dnf:hdf5) echo hdf5-devel ;;
+        dnf:hdf5-tools | brew:hdf5-tools) echo hdf5 ;;
         dnf:g++) echo gcc-c++ ;;
         dnf:cmocka) echo libcmocka-devel ;;
         dnf:pkg-config) echo pkgconf-pkg-config ;;
-        brew:pkg-config | brew:cmocka) echo "$thing" ;;
+        brew:pkg-config | brew:cmocka | brew:hdf5) echo "$thing" ;;
         brew:*) ;;
         *) echo "$thing" ;;
         esac

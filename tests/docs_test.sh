@@ -43,6 +43,9 @@ check "contents and sections name the same anchors" cmp "$dir/contents.sorted" "
 for option in $(grep -o '^#define SAGEMEM_WITH_[A-Z]* SAGEMEM_DEFAULTS' sagemem.h | awk '{print $2}'); do
     check "$option is in the option table, default 1" grep -q "^ \*     $option  *1 " sagemem.h
 done
+for option in $(grep -o '^#define SAGEMEM_WITH_[A-Z0-9]* 0' sagemem.h | awk '{print $2}'); do
+    check "$option is in the option table, default 0" grep -q "^ \*     $option  *0 " sagemem.h
+done
 
 for target in $(grep -o 'make [a-z][a-z ]*' README.md | sed 's/make //' | tr ' ' '\n' | grep -x 'demo\|deps\|test\|check\|help\|vital' | sort -u); do
     check "make $target is there" grep -q "^$target:.*##" Makefile

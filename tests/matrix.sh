@@ -23,10 +23,14 @@ SLICE | - | - | sagemem_slice_copy sagemem_slice_take sagemem_slice_wrap sagemem
 MAP | - | - | sagemem_map_open sagemem_map_get_desc sagemem_map_close sagemem_map_data sagemem_map_size sagemem_map_is_mapped sagemem_map_view sagemem_map_data_writable sagemem_map_flush sagemem_map_read sagemem_map_prefetch sagemem_map_refresh | smi_filemap_
 IO | MAP | - | sagemem_writer_open sagemem_writer_get_desc sagemem_write sagemem_write_begin sagemem_write_end sagemem_writer_patch sagemem_writer_flush sagemem_writer_close sagemem_writer_abandon sagemem_writer_accepted sagemem_writer_written sagemem_writers_set_budget sagemem_writers_get_stats sagemem_reader_open sagemem_reader_get_desc sagemem_read sagemem_read_view sagemem_read_at sagemem_reader_skip sagemem_reader_position sagemem_reader_size sagemem_reader_is_mapped sagemem_reader_close | smi_writer_ smi_reader_
 REPORT | - | - | sagemem_report sagemem_report_file sagemem_report_at_exit | smi_report_
+HDF5 | IO MAP | hdf5.h | sagemem_hdf5_sink sagemem_hdf5_source sagemem_hdf5_get_info sagemem_hdf5_attribute sagemem_hdf5_attribute_text | smi_hdf5_
 '
 
 warnings='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Wcast-align -Wvla -Wstrict-prototypes
     -Wmissing-prototypes -Werror'
+# Where foreign headers are, as system headers: their warnings are not ours.
+foreign_flags=$(pkg-config --cflags hdf5 2>/dev/null || pkg-config --cflags hdf5-serial 2>/dev/null)
+foreign_flags=$(echo "$foreign_flags" | sed 's/-I */-isystem /g')
 failures=0
 
 fail() {
@@ -51,7 +55,7 @@ has() {
 # Compiles with exactly the layers $1, by the flags $2, and compares the symbols.
 try() {
     count=$((count + 1))
-    if ! $name $warnings -O0 -I. $2 -c -o "$dir/o.o" tests/implementation.c >"$dir/out" 2>&1; then
+    if ! $name $warnings -O0 -I. $foreign_flags $2 -c -o "$dir/o.o" tests/implementation.c >"$dir/out" 2>&1; then
         fail "does not compile: $2"
         sed -n '1,12s/^/    | /p' "$dir/out"
         return
@@ -86,7 +90,7 @@ check_with() {
     normal='' # on unless something is said
     for layer in $(echo "$table" | sed -n 's/^ *\([A-Z0-9_]*\) *|.*/\1/p'); do
         foreign=$(field "$layer" 3)
-        if [ -n "$foreign" ] && ! echo "#include <$foreign>" | $name -fsyntax-only -x c - 2>/dev/null; then
+        if [ -n "$foreign" ] && ! echo "#include <$foreign>" | $name $foreign_flags -fsyntax-only -x c - 2>/dev/null; then
             echo "matrix: $name: $layer skipped, no <$foreign>"
             continue
         fi

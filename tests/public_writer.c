@@ -833,66 +833,6 @@ static void only_dead_writers_are_cleaned_up(void **state) {
     rmdir(in_place(".cleaned.sagemem-1-2"));
 }
 
-static const char *killed_path;
-static void write_for_ever(int ready, int deadly) {
-    static char data[3000];
-    for (unsigned n = 1;; n++) {
-        sagemem_writer_desc d = {0};
-        d.path = killed_path;
-        d.atomic = true;
-        d.initial_bytes = 1000;
-        d.background = n % 2 == 0;
-        sagemem_writer *w = sagemem_writer_open(&d);
-        check(w != NULL);
-        memset(data, 'a' + (int)(n % 26), sizeof data);
-        for (int i = 0; i < 20; i++) {
-            ok(sagemem_write(w, data, i % 2 == 0 ? sizeof data : 7));
-            if (n > 1 && deadly-- == 0) raise(SIGKILL);
-        }
-        ok(sagemem_writer_close(w));
-        if (n == 1) check(write(ready, "r", 1) == 1);
-    }
-}
-static void a_killed_writer_leaves_the_old_file_or_the_new(void **state) {
-    (void)state;
-    char path[100], byte;
-    chance luck = {seed};
-    snprintf(path, sizeof path, "%s", in_place("killed"));
-    killed_path = path;
-    int leftovers = 0;
-    for (int i = 0; i < (slow() ? 5 : 50); i++) {
-        int ready[2];
-        assert_int_equal(pipe(ready), 0);
-        fflush(NULL);
-        pid_t pid = fork();
-        assert_true(pid >= 0);
-        if (pid == 0) {
-            alarm(CHILD_SECONDS);
-            write_for_ever(ready[1], i % 2 == 0 ? (int)chance_below(&luck, 50) : INT32_MAX);
-        }
-        close(ready[1]);
-        assert_int_equal(read(ready[0], &byte, 1), 1);
-        if (i % 2 == 1) { /* where it is by itself, renaming takes most of the time */
-            usleep((useconds_t)chance_below(&luck, 2000));
-            kill(pid, SIGKILL);
-        }
-        waitpid(pid, NULL, 0);
-        close(ready[0]);
-        bytes b = slurp(path);
-        assert_int_equal(b.size, 30070);
-        for (size_t k = 1; k < b.size; k++) assert_int_equal(b.at[k], b.at[0]);
-        free(b.at);
-        leftovers += names_with(".killed.sagemem-");
-        assert_true(names_with(".killed.sagemem-") <= 1);
-        sagemem_writer *w = open_atomic(path);
-        assert_int_equal(names_with(".killed.sagemem-"), 1); /* its own */
-        sagemem_writer_abandon(w);
-        assert_int_equal(names_with(".killed.sagemem-"), 0);
-    }
-    printf("%d of the killed ones left something behind\n", leftovers);
-    assert_true(slow() || leftovers >= 25);
-}
-
 /* -- Scopes, heaps, threads, forks ---------------------------------------------------------------------------- */
 
 static void a_writer_ends_with_its_scope_and_says_so(void **state) {
@@ -1318,7 +1258,6 @@ int main(void) {
         TEST(an_atomic_file_is_the_old_one_until_close),
         TEST(an_atomic_writer_outlasts_chdir_and_long_names),
         TEST(only_dead_writers_are_cleaned_up),
-        TEST(a_killed_writer_leaves_the_old_file_or_the_new),
         TEST(a_writer_ends_with_its_scope_and_says_so),
         TEST(the_last_made_ends_first),
         TEST(misuse_is_caught),

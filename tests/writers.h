@@ -102,7 +102,7 @@ static int after_each(void **state) {
 }
 
 /* A path in the place; valid for thirty calls more. */
-static const char *in_place(const char *name) {
+__attribute__((unused)) static const char *in_place(const char *name) {
     static char paths[32][400];
     static int next;
     char *path = paths[next++ % 32];
@@ -127,14 +127,14 @@ static bytes slurp(const char *path) {
     fclose(file);
     return b;
 }
-static bool file_is(const char *path, const void *data, size_t size) {
+__attribute__((unused)) static bool file_is(const char *path, const void *data, size_t size) {
     bytes b = slurp(path);
     bool same = b.size == size && memcmp(b.at, data, size) == 0;
     if (!same) fprintf(stderr, "%s: %zu bytes, not %zu, or others\n", path, b.size, size);
     free(b.at);
     return same;
 }
-static bool file_says(const char *path, const char *text) { return file_is(path, text, strlen(text)); }
+__attribute__((unused)) static bool file_says(const char *path, const char *text) { return file_is(path, text, strlen(text)); }
 __attribute__((unused)) static void put_file(const char *path, const char *text) {
     FILE *file = fopen(path, "wb");
     check(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
@@ -180,7 +180,7 @@ static sagemem_status memory_close(void *ctx) {
     ((memory_sink *)ctx)->closed++;
     return ((memory_sink *)ctx)->close_with;
 }
-static sagemem_sink sink_of(memory_sink *m) {
+__attribute__((unused)) static sagemem_sink sink_of(memory_sink *m) {
     sagemem_sink sink = {memory_write, memory_close, m};
     return sink;
 }
@@ -226,7 +226,7 @@ static size_t draw_size(oracle *o) {
 }
 
 /* A failed call has changed nothing, and works when it is made often enough. */
-static void one_step(oracle *o, sagemem_writer *w) {
+__attribute__((unused)) static void one_step(oracle *o, sagemem_writer *w) {
     static __thread char data[1 << 16];
     size_t size = draw_size(o), what = chance_below(&o->luck, 100);
     check(size <= sizeof data);

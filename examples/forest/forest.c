@@ -19,7 +19,8 @@
  *
  * Build and run:
  *
- *     cc -O2 -pthread -I ../.. -o forest *.c -lm
+ *     cc -O2 -pthread -I ../.. -o forest *.c -lm       (for --format hdf5 also -DFOREST_HDF5 -DSAGEMEM_WITH_HDF5=1 and
+ *                                                       what pkg-config --cflags --libs hdf5 says)
  *     ./forest --snapshots 63 --output galaxies ../../tests/data/trees_063.0
  *
  * It prints, a part of it left out:

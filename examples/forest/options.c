@@ -73,6 +73,11 @@ static bool set_report(struct options *options, const char *value) {
     return fail("--report takes text, brief or json, not '%s'", value);
 }
 
+static bool set_format(struct options *options, const char *value) {
+    options->format = strcmp(value, "hdf5") == 0 ? FORMAT_HDF5 : FORMAT_BINARY;
+    return options->format == FORMAT_HDF5 || strcmp(value, "binary") == 0 || fail("--format takes binary or hdf5, not '%s'", value);
+}
+
 /* A whole number from 1 on, in decimal; 0: it is none, or above `most`. */
 static unsigned long whole_number(const char *value, unsigned long most) {
     char *end = NULL;
@@ -100,6 +105,7 @@ static const struct option {
     {"--help", NULL, "print this and end", NULL, 0},
     {"--output", "DIR", "where the galaxies go; made if it is missing", set_output, 0},
     {"--snapshots", "LIST", "the snapshots to write, such as 63,41,32 [all, the last 64 at most]", set_snapshots, 0},
+    {"--format", "FORMAT", "the form of galaxy files: binary, or hdf5 where it was built in [binary]", set_format, 0},
     {"--plot", "FILE.svg", "draw the stellar mass function of the last snapshot written", set_plot, 0},
     {"--scale-factors", "FILE", "scale factor of each snapshot, one a line [those of the Millennium run]", set_scale_factors, 0},
     {"--threads", "N", "work on so many forests at a time [1]", set_threads, 0},

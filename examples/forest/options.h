@@ -16,6 +16,7 @@ struct options {
     const char *plot;          /* file; NULL: none */
     const char *scale_factors; /* file; NULL: those of the Millennium run */
     int32_t snapshots[MAX_OUTPUTS];
+    enum galaxy_format format;
     int snapshot_count;    /* 0: all, or the last MAX_OUTPUTS */
     uint64_t limit;        /* bytes; 0: none */
     uint64_t buffer_bytes; /* of all output files together */

@@ -72,15 +72,15 @@ bool galaxy_directory_make(const char *path) {
     return mkdir(path, 0777) == 0 || errno == EEXIST || fail("%s: cannot make this directory: %s", path, strerror(errno));
 }
 
-/* "DIRECTORY/galaxies_063_z0.000.bin"; NULL: no memory. The snapshot is in the name because two of them can have the
+/* "DIRECTORY/galaxies_063_z0.000.bin", or .h5; NULL: no memory. The snapshot is in the name because two of them can have the
  * same redshift to three decimals. */
-static char *path_make(sagemem_heap *heap, const char *directory, int32_t snapshot, double scale_factor) {
-    const char *format = "%s/galaxies_%03" PRId32 "_z%.3f.bin";
+static char *path_make(sagemem_heap *heap, const char *directory, int32_t snapshot, double scale_factor, const char *suffix) {
+    const char *format = "%s/galaxies_%03" PRId32 "_z%.3f.%s";
     double redshift = 1 / scale_factor - 1;
-    int length = snprintf(NULL, 0, format, directory, snapshot, redshift);
+    int length = snprintf(NULL, 0, format, directory, snapshot, redshift, suffix);
     size_t size = (size_t)length + 1;
     char *path = sagemem_alloc(heap, size, TAG_OUTPUT);
-    if (path) snprintf(path, size, format, directory, snapshot, redshift);
+    if (path) snprintf(path, size, format, directory, snapshot, redshift, suffix);
     return path;
 }
 
@@ -89,9 +89,11 @@ static bool fail_to(const char *what, const struct galaxy_file *file) {
 }
 
 bool galaxy_file_open(struct galaxy_file *file, sagemem_heap *shared, const char *directory, int32_t snapshot,
-                      const struct epoch *epoch) {
+                      const struct epoch *epoch, enum galaxy_format format) {
+    bool binary = format == FORMAT_BINARY;
     *file = (struct galaxy_file){
-        .path = path_make(shared, directory, snapshot, epoch->scale_factor),
+        .format = format,
+        .path = path_make(shared, directory, snapshot, epoch->scale_factor, binary ? "bin" : "h5"),
         .header = {.byte_order = 0x01020304,
                    .version = 2,
                    .header_size = sizeof(struct galaxy_file_header),
@@ -103,16 +105,20 @@ bool galaxy_file_open(struct galaxy_file *file, sagemem_heap *shared, const char
     };
     memcpy(file->header.magic, "GALAXIES", sizeof file->header.magic);
     if (!file->path) return fail("%s: output of snapshot %" PRId32 ": %s", directory, snapshot, sagemem_last_error()->message);
-    file->writer = sagemem_writer_open(&(sagemem_writer_desc){.path = file->path,
-                                                              .atomic = true,
+    sagemem_sink sink;
+    if (!binary && !hdf5_file_open(&file->hdf5, file->path, shared, &sink)) return false;
+    file->writer = sagemem_writer_open(&(sagemem_writer_desc){.path = binary ? file->path : NULL,
+                                                              .sink = binary ? NULL : &sink,
+                                                              .atomic = binary,
                                                               .adaptive = true,
                                                               .initial_bytes = 1 << 16,
                                                               .max_bytes = 1 << 20,
                                                               .heap = shared,
                                                               .tag = TAG_OUTPUT});
+    if (!file->writer && !binary) sink.close_fn(sink.ctx);
     if (!file->writer) return fail_to("create", file);
     /* The header keeps its place; what it says is known at the end. */
-    return sagemem_write(file->writer, &file->header, sizeof file->header) == SAGEMEM_OK || fail_to("write", file);
+    return !binary || sagemem_write(file->writer, &file->header, sizeof file->header) == SAGEMEM_OK || fail_to("write", file);
 }
 
 bool galaxy_file_write(struct galaxy_file *file, const struct galaxy_record *record) {
@@ -122,9 +128,16 @@ bool galaxy_file_write(struct galaxy_file *file, const struct galaxy_record *rec
     return sagemem_write(file->writer, record, sizeof *record) == SAGEMEM_OK || fail_to("write", file);
 }
 
+static bool writer_close(struct galaxy_file *file) {
+    if (sagemem_writer_close(file->writer) != SAGEMEM_OK) return fail_to("complete", file);
+    file->writer = NULL;
+    return true;
+}
+
 bool galaxy_file_finish(struct galaxy_file *file, int32_t file_count) {
     struct galaxy_file_header *header = &file->header;
     header->file_count = file_count;
+    if (file->format == FORMAT_HDF5) return writer_close(file) && hdf5_file_finish(&file->hdf5, header);
     header->header_checksum = fnv1a(fnv_start, header, offsetof(struct galaxy_file_header, header_checksum));
     return (sagemem_writer_patch(file->writer, 0, header, sizeof *header) == SAGEMEM_OK &&
             sagemem_writer_flush(file->writer) == SAGEMEM_OK) ||
@@ -132,13 +145,12 @@ bool galaxy_file_finish(struct galaxy_file *file, int32_t file_count) {
 }
 
 bool galaxy_file_commit(struct galaxy_file *file) {
-    if (sagemem_writer_close(file->writer) != SAGEMEM_OK) return fail_to("complete", file);
-    file->writer = NULL;
-    return true;
+    return file->format == FORMAT_HDF5 ? hdf5_file_commit(&file->hdf5, file->path) : writer_close(file);
 }
 
 void galaxy_file_close(struct galaxy_file *file) {
     sagemem_writer_abandon(file->writer);
+    hdf5_file_drop(&file->hdf5);
     sagemem_free(file->path);
     *file = (struct galaxy_file){0};
 }

@@ -4,13 +4,14 @@
  * they stand here, without padding; those of a tree in the order in which it was built, depth first. Both checksums are
  * FNV-1a, 64 bits (Fowler, Noll & Vo): that of the records over all bytes behind the header, the header's over all bytes
  * of it that come before. Nothing in a file depends on when, where or how it was made: the same trees give the same
- * bytes. */
+ * bytes. The same galaxies in HDF5: hdf5_file.h. */
 #ifndef OUTPUT_H
 #define OUTPUT_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "hdf5_file.h"
 #include "list.h"
 #include "sagemem.h"
 
@@ -75,12 +76,16 @@ bool outbox_add(struct outbox *outbox, const struct model *model, const struct g
 
 /* -- A file being written --------------------------------------------------------------------------------------- */
 
+enum galaxy_format { FORMAT_BINARY, FORMAT_HDF5 };
+
 /* The old file, if there is one, stays as it is until close has put the new one in its place. */
 struct galaxy_file {
     char *path;
     sagemem_writer *writer;
     double stars; /* of all records */
     struct galaxy_file_header header;
+    enum galaxy_format format;
+    struct hdf5_file hdf5;
 };
 
 /* Makes the directory for the files, unless it is there. Its parent must be. */
@@ -89,7 +94,7 @@ bool galaxy_directory_make(const char *path);
 /* All of these give the reason when they fail. What was opened is to be committed or abandoned. The heap is shared: any
  * thread may write, one at a time. */
 bool galaxy_file_open(struct galaxy_file *file, sagemem_heap *shared, const char *directory, int32_t snapshot,
-                      const struct epoch *epoch);
+                      const struct epoch *epoch, enum galaxy_format format);
 bool galaxy_file_write(struct galaxy_file *file, const struct galaxy_record *record);
 bool galaxy_file_finish(struct galaxy_file *file, int32_t file_count); /* completes the header; all is with the system */
 bool galaxy_file_commit(struct galaxy_file *file);                     /* the file takes its name */

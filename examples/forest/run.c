@@ -81,7 +81,8 @@ static bool output_open(struct run *run, int32_t snapshot) {
     int output = run->output_count++;
     run->output_of[snapshot] = output;
     if (snapshot > run->summary.snapshot) run->summary.snapshot = snapshot;
-    return galaxy_file_open(&run->outputs[output], run->shared, run->options->output, snapshot, &run->model.epochs[snapshot]);
+    return galaxy_file_open(&run->outputs[output], run->shared, run->options->output, snapshot, &run->model.epochs[snapshot],
+                            run->options->format);
 }
 
 static bool outputs_open(struct run *run) {
