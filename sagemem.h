@@ -1499,6 +1499,49 @@ SAGEMEM_API sagemem_status
 sagemem_reader_close(sagemem_reader *reader); /* NULL is fine; what close_fn returned, closed all the same */
 
 /* ==========================================================================
+ * >>stream  A reader's input in chunks that end where records do, processed by one thread or many.
+ * ========================================================================== */
+
+/* Zero in every field is its default, in brackets. Records are what delimiter_plus_one, record_bytes or boundary_fn says; at most
+ * one of them is given [none: records of one byte, chunks end anywhere]. What is left at the end of the input is the last
+ * record, complete or not. */
+typedef struct sagemem_stream_desc {
+    sagemem_reader *reader; /* from where it stands to the end. Until the call returns, other calls on it are E_BUSY */
+    size_t chunk_bytes;     /* most bytes of a chunk, but for a single longer record [1 MiB]; at most max_record_bytes */
+    size_t chunk_records;   /* most records of a chunk [as many as fit]; a chunk is processed as soon as it has them */
+    int buffer_count;       /* with threads: chunks that may wait to be processed; 1 to 1024 [3] */
+    int delimiter_plus_one; /* records end with this byte (and 1 more: '\n' + 1); it is part of them */
+    size_t record_bytes;    /* records have this size */
+    size_t (*boundary_fn)(void *ctx, const void *data, size_t size); /* bytes of complete records at the front of data, which begins
+                                                            with a record; 0: none yet, ask with more. What one call returns counts
+                                                            as one of chunk_records. Called by the thread that called run */
+    sagemem_status (*process_fn)(void *ctx, const void *data, size_t size, uint64_t offset); /* must be given. Anything but OK
+                                                            stops the stream and is returned. offset: position in the input */
+    void *ctx;
+    int threads;             /* that call process_fn, the calling one among them; 1 to 1024 [1] */
+    bool unordered;          /* they call it at the same time [one after the other, in the order of the input] */
+    size_t max_record_bytes; /* of a record longer than chunk_bytes, for which the buffer grows [64 MiB] */
+} sagemem_stream_desc;
+
+/* Processes all that the reader has left; data is valid until process_fn returns, which may use the library, but not the reader.
+ * OK: the end was reached. Chunks depend on the bytes and the desc alone (with chunk_records and a boundary_fn, also on its
+ * answers), not on where the bytes come from or on threads. They are parts of a mapped file; else of the reader's buffer, which
+ * grows to chunk_bytes, or to a longer record; with threads, of at most buffer_count + threads copies of that size, in blocks of
+ * the reader's heap and tag. When these are full, nothing is read until one is free.
+ * Threads that call process_fn have default heaps of their own (NULL); where one cannot be started the others do its work. In
+ * order, two do all there is to do: one reads, one processes; but which of them calls process_fn is not said. Without threads it
+ * is the calling one.
+ * Else the failure at the lowest offset: what process_fn returned; of reading, after what had been read before was processed;
+ * E_TOO_BIG with the position, a record longer than max_record_bytes; E_CORRUPT, boundary_fn returned more than size; E_NOMEM,
+ * E_LIMIT; E_ARGUMENT. Then no call of process_fn is begun any more, and those under way have returned. The reader stands, and can
+ * be read or streamed on: without threads, at the first byte that was not processed; with threads, behind what had been read for
+ * chunks: those that waited are dropped. */
+SAGEMEM_API sagemem_status sagemem_stream_run(const sagemem_stream_desc *desc);
+
+/* A boundary_fn for FASTA: the size of the first record, from its '>' to the next '>' at the start of a line. */
+SAGEMEM_API size_t sagemem_fasta_boundary(void *ctx, const void *data, size_t size);
+
+/* ==========================================================================
  * >>report  What a person or a program reads.
  * ========================================================================== */
 
@@ -14429,6 +14472,545 @@ SAGEMEM_API sagemem_status sagemem_reader_close(sagemem_reader *reader) {
     smi_object_end(&reader->object);
     smi_leave(h);
     return status;
+}
+
+#endif /* SAGEMEM_WITH_IO */
+
+/* ==========================================================================
+ * >>stream  Chunks are looked for in the reader's window, and processed there or handed over.
+ * ========================================================================== */
+#if SAGEMEM_WITH_IO
+
+/* The window of the reader begins with a record. It is widened until it has a chunk:
+ *
+ *     reader   at ........ done ........ seen ...... end | what the reader gives next
+ *                 complete      looked at
+ *
+ * What of it may be looked at is `reach`: chunk_bytes, and twice as much again and again while not even one record is complete. So
+ * a chunk is the same whatever pieces the bytes come in, and a long record is looked at as often as a logarithm says.
+ *
+ * One thread processes in the window, and consumes the chunk when process_fn has returned OK. With more, chunks go round:
+ *
+ *     unused -> filled by the caller, who alone uses the reader -> first ... last -> processed by any thread -> unused
+ *
+ * The caller processes, too, when no chunk is unused: so much for back-pressure. Chunks are begun in the order of the input; when
+ * one fails, all those before it have been begun, and are waited for: the failure with the lowest offset is the same every time.
+ * While the caller waits for input, a failure wakes it. */
+
+enum {
+    SMI_STREAM_BYTES = 1 << 20,
+    SMI_STREAM_RECORD_MAX = 1 << 26,
+    SMI_STREAM_BUFFERS = 3, /* one is read into, one lies ready, one is for the difference */
+    SMI_STREAM_MAX = 1024   /* threads, and buffers */
+};
+
+typedef struct smi_stream_chunk {
+    struct smi_stream_chunk *next;
+    const char *at; /* in a map, or `buffer` */
+    size_t size;
+    uint64_t offset;
+    char *buffer; /* NULL: none yet, or not needed */
+    size_t room;
+} smi_stream_chunk;
+
+typedef struct smi_stream {
+    smi_object object;
+    sagemem_stream_desc desc; /* resolved */
+    sagemem_reader *reader;
+    bool entered;               /* the caller is in the heap */
+    size_t done, seen, records; /* of the next chunk: see above; records in `done` */
+    sagemem_status status;      /* of reading, once it has failed: told when what came before is processed */
+    sagemem_error error;
+    /* With threads. Under the lock: */
+    smi_lock lock;
+    smi_condition changed;
+    smi_stream_chunk *unused, *first, *last;
+    uint32_t under_way;     /* calls of process_fn */
+    bool ended;             /* nothing is going to be put behind `last` */
+    bool stops;             /* process_fn failed; read without the lock, too */
+    uint64_t failed_offset; /* where, if it did */
+    sagemem_error failure;
+    /* The caller's: */
+    smi_stream_chunk *chunks;
+    smi_os_thread *workers;
+    uint32_t chunk_count, worker_room, worker_count;
+    smi_os_bell bell; /* ends the caller's wait for a pipe */
+    bool shares, rings;
+} smi_stream;
+
+static const char smi_stream_call[] = "sagemem_stream_run";
+
+/* -- Streams: the caller and the reader -- */
+
+static uint64_t smi_stream_position(const sagemem_reader *r) { return r->offset - (uint64_t)(r->end - r->at); }
+
+/* Outside of the heap, while the program's functions run or input is waited for, the reader is busy. */
+static void smi_stream_leave(smi_stream *s) {
+    s->reader->object.busy = true;
+    s->entered = false;
+    smi_object_leave(&s->object);
+}
+
+static void smi_stream_end(smi_object *o);
+/* Who may have ended the stream is process_fn, with the scope or heap: its structure tells so. */
+static size_t smi_stream_check(const smi_object *o, const char *call) {
+    (void)o, (void)call;
+    return 0;
+}
+static const smi_object_kind smi_stream_kind = {"stream", sizeof(smi_stream), smi_stream_end, smi_stream_check};
+
+/* OK, and back in the heap; or the fault handler was called. */
+static sagemem_status smi_stream_enter(smi_stream *s) {
+    if (!smi_object_enter(&s->object, &smi_stream_kind, smi_stream_call)) return smi_mine.error.status;
+    s->entered = true;
+    return SAGEMEM_OK;
+}
+
+/* With threads: until there is something to read, or the stream stops. Others may use the heap meanwhile. */
+static sagemem_status smi_stream_await(smi_stream *s) {
+    smi_reader_ahead *a = &s->reader->ahead;
+    if (!s->shares) return SAGEMEM_OK;
+    smi_stream_leave(s);
+    if (a->runs) {
+        smi_lock_take(&a->lock);
+        while (a->taken == a->filled && !a->halted && !SMI_LOAD(&s->stops)) smi_condition_wait(&a->changed, &a->lock);
+        smi_lock_give(&a->lock);
+    } else if (s->rings) {
+        (void)smi_os_wait_readable(s->reader->handle, &s->bell);
+    }
+    sagemem_status status = smi_stream_enter(s);
+    return status == SAGEMEM_OK && SMI_LOAD(&s->stops) ? SAGEMEM_E_CLOSED : status; /* the reason is `failure` */
+}
+
+/* One piece more behind the window, which is not empty. */
+static sagemem_status smi_stream_append(sagemem_reader *r, size_t reach, size_t *got) {
+    size_t held = (size_t)(r->end - r->at);
+    bool own = r->buffer != NULL && (uintptr_t)r->at - (uintptr_t)r->buffer < r->capacity, full = held >= r->capacity;
+    sagemem_status status = SAGEMEM_OK;
+    *got = 0;
+    if (!own || full || r->at != r->buffer) status = smi_reader_room(r, own && !full ? r->capacity : reach, smi_stream_call);
+    if (status != SAGEMEM_OK) return status;
+    size_t room = r->capacity - held;
+    status = smi_reader_bring(r, r->buffer + held, room < reach - held ? room : reach - held, room, got, smi_stream_call);
+    r->end += *got;
+    return status;
+}
+
+/* The window has `least` bytes, at most `reach`; or all that is left. *ended: nothing comes behind it. */
+static sagemem_status smi_stream_fill(smi_stream *s, size_t least, size_t reach, bool *ended) {
+    sagemem_reader *r = s->reader;
+    sagemem_status status = smi_reader_parted(r, smi_stream_call);
+    if (r->map != NULL) {
+        if ((size_t)(r->end - r->at) < least) smi_reader_widen(r, least - (size_t)(r->end - r->at));
+        *ended = r->rest == r->rest_end;
+    }
+    while (status == SAGEMEM_OK && !*ended && (size_t)(r->end - r->at) < least) {
+        bool first = r->at == r->end;
+        size_t got = 0;
+        if (r->rest == r->rest_end) status = smi_stream_await(s);
+        if (status != SAGEMEM_OK) break;
+        status = first ? smi_reader_next(r, least, smi_stream_call) : smi_stream_append(r, reach, &got);
+        if (first) got = (size_t)(r->end - r->at);
+        *ended = status == SAGEMEM_OK && got == 0;
+    }
+    return status;
+}
+
+/* -- Streams: where chunks end -- */
+
+/* Asks the program, behind what is complete, for up to `most` records. */
+static sagemem_status smi_stream_ask(smi_stream *s, const char *at, size_t size, size_t most) {
+    sagemem_status status = SAGEMEM_OK;
+    sagemem_error before = smi_mine.error; /* a question has no failure */
+    for (; most > 0 && s->done < size; most--) {
+        size_t left = size - s->done;
+        s->reader->object.busy = true;
+        size_t n = s->desc.boundary_fn(s->desc.ctx, at + s->done, left);
+        smi_mine.error = before;
+        if (n > left)
+            status = smi_fail(SAGEMEM_E_CORRUPT, 0, smi_stream_call,
+                              "boundary_fn says that of %zu bytes %zu are complete records, at byte %llu; it must not say more",
+                              left, n, (unsigned long long)(smi_stream_position(s->reader) + s->done));
+        if (n == 0 || n > left) break;
+        s->done += n;
+        s->records++;
+    }
+    return status;
+}
+
+/* The last delimiter, or from the front one after the other. */
+static void smi_stream_find(smi_stream *s, const char *at, size_t size, size_t most) {
+    int delimiter = s->desc.delimiter_plus_one - 1;
+    if (most == SIZE_MAX) {
+        size_t end = size;
+        while (end > s->seen && (unsigned char)at[end - 1] != delimiter) end--;
+        if (end > s->seen) s->done = end;
+        s->seen = size;
+    }
+    while (most > 0 && most != SIZE_MAX && s->seen < size) {
+        const char *found = (const char *)memchr(at + s->seen, delimiter, size - s->seen);
+        s->seen = found != NULL ? (size_t)(found - at) + 1 : size;
+        if (found == NULL) break;
+        s->done = s->seen;
+        s->records++;
+        most--;
+    }
+}
+
+/* Looks for complete records in the first bytes of the window. Past chunk_bytes only one is of interest. */
+static sagemem_status smi_stream_look(smi_stream *s, size_t size) {
+    const sagemem_stream_desc *d = &s->desc;
+    const char *at = s->reader->at;
+    size_t most = d->chunk_records > 0 ? d->chunk_records - s->records : SIZE_MAX;
+    if (size > d->max_record_bytes) size = d->max_record_bytes;
+    if (size > d->chunk_bytes) most = 1;
+    if (d->boundary_fn != NULL) return smi_stream_ask(s, at, size, most);
+    if (d->delimiter_plus_one != 0) {
+        smi_stream_find(s, at, size, most);
+    } else {
+        size_t n = (size - s->done) / d->record_bytes;
+        if (n > most) n = most;
+        s->done += n * d->record_bytes;
+        s->records += n;
+    }
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_stream_too_long(const smi_stream *s) {
+    return smi_fail(
+        SAGEMEM_E_TOO_BIG, 0, smi_stream_call,
+        "%s: the record at byte %llu is longer than max_record_bytes, %zu; set more, or look whether its end is missing",
+        smi_reader_name(s->reader), (unsigned long long)smi_stream_position(s->reader), s->desc.max_record_bytes);
+}
+
+/* Bytes of the next chunk, if it is decided with `size` bytes in reach; 0: it is not. At the end the rest is a record, and in
+ * this chunk if there is room. */
+static size_t smi_stream_decide(const smi_stream *s, size_t size, bool ended, bool failed) {
+    const sagemem_stream_desc *d = &s->desc;
+    bool full = d->chunk_records > 0 && s->records == d->chunk_records;
+    if (ended && !full && size <= (s->done > 0 ? d->chunk_bytes : d->max_record_bytes)) return size;
+    return full || ended || failed || size >= d->chunk_bytes ? s->done : 0;
+}
+
+static void smi_stream_note(smi_stream *s, sagemem_status status) {
+    if (s->status != SAGEMEM_OK || status == SAGEMEM_OK) return;
+    s->status = status;
+    s->error = smi_mine.error;
+}
+
+/* The size of the chunk at the front of the window. 0: the input has ended; or a failure, and nothing complete is in front of it. */
+static sagemem_status smi_stream_next(smi_stream *s, size_t *chunk) {
+    const sagemem_stream_desc *d = &s->desc;
+    const sagemem_reader *r = s->reader;
+    size_t reach = d->chunk_bytes, least = d->chunk_records > 0 ? 1 : reach;
+    bool ended = false;
+    s->done = s->seen = s->records = *chunk = 0;
+    smi_reader_watch(r, true);
+    for (;;) {
+        if (s->status == SAGEMEM_OK) smi_stream_note(s, smi_stream_fill(s, least, reach, &ended));
+        if (!s->entered) return s->status;
+        size_t window = (size_t)(r->end - r->at), size = window < reach ? window : reach;
+        if (size > 0) smi_stream_note(s, smi_stream_look(s, size));
+        *chunk = smi_stream_decide(s, size, ended && window == size, s->status != SAGEMEM_OK);
+        if (*chunk == 0 && size > d->max_record_bytes) smi_stream_note(s, smi_stream_too_long(s));
+        if (*chunk > 0 || window == 0 || s->status != SAGEMEM_OK) break;
+        if (size == reach) reach = reach > d->max_record_bytes / 2 ? d->max_record_bytes + 1 : 2 * reach;
+        least = d->chunk_records > 0 && window < reach ? window + 1 : reach;
+    }
+    smi_reader_watch(r, false);
+    if (*chunk > 0 || s->status == SAGEMEM_OK) return SAGEMEM_OK;
+    smi_mine.error = s->error;
+    return s->status;
+}
+
+/* -- Streams: processing -- */
+
+/* What the program's function left as the last error is its reason, if the statuses agree. */
+static sagemem_status smi_stream_process(const smi_stream *s, const char *at, size_t size, uint64_t offset) {
+    sagemem_error before = smi_mine.error;
+    smi_mine.error.status = SAGEMEM_OK;
+    sagemem_status status = s->desc.process_fn(s->desc.ctx, at, size, offset);
+    if (status == SAGEMEM_OK) smi_mine.error = before;
+    else if (smi_mine.error.status != status)
+        smi_fail(status, 0, smi_stream_call, "process_fn returned %s for the %zu bytes at byte %llu: the stream was stopped",
+                 sagemem_status_name(status), size, (unsigned long long)offset);
+    return status;
+}
+
+/* By the caller alone, where the bytes lie. */
+static sagemem_status smi_stream_alone(smi_stream *s) {
+    sagemem_reader *r = s->reader;
+    for (;;) {
+        size_t size;
+        sagemem_status status = smi_stream_next(s, &size);
+        if (status != SAGEMEM_OK || size == 0) return status;
+        const char *at = r->at;
+        uint64_t offset = smi_stream_position(r);
+        smi_reader_show(r, at, size);
+        smi_stream_leave(s);
+        status = smi_stream_process(s, at, size, offset);
+        sagemem_error error = smi_mine.error;
+        sagemem_status back = smi_stream_enter(s);
+        if (back != SAGEMEM_OK) return back;
+        smi_reader_hide(r);
+        if (status != SAGEMEM_OK) {
+            smi_mine.error = error;
+            return status;
+        }
+        r->at += size;
+    }
+}
+
+/* -- Streams: with threads. `under the lock` is the stream's. -- */
+
+/* What waits is not begun any more. Under the lock. */
+static void smi_stream_drop(smi_stream *s) {
+    SMI_STORE(&s->stops, true);
+    if (s->first == NULL) return;
+    s->last->next = s->unused;
+    s->unused = s->first;
+    s->first = s->last = NULL;
+}
+
+/* The caller may be waiting for input. */
+static void smi_stream_wake_caller(smi_stream *s) {
+    smi_reader_ahead *a = &s->reader->ahead;
+    if (s->rings) smi_os_bell_ring(&s->bell);
+    if (!a->runs) return;
+    smi_lock_take(&a->lock);
+    smi_condition_wake_all(&a->changed);
+    smi_lock_give(&a->lock);
+}
+
+/* Processes the next chunk. False: none may be begun now. Under the lock, which is given meanwhile. */
+static bool smi_stream_work(smi_stream *s) {
+    smi_stream_chunk *c = s->first;
+    if (c == NULL || (s->under_way > 0 && !s->desc.unordered)) return false;
+    s->first = c->next;
+    if (s->first == NULL) s->last = NULL;
+    s->under_way++;
+    smi_lock_give(&s->lock);
+    sagemem_status status = smi_stream_process(s, c->at, c->size, c->offset);
+    smi_lock_take(&s->lock);
+    s->under_way--;
+    if (SMI_UNLIKELY(s->object.domain == &smi_process)) return false; /* process_fn ended the scope, and all of this with it */
+    if (status != SAGEMEM_OK) {
+        if (c->offset < s->failed_offset) {
+            s->failed_offset = c->offset;
+            s->failure = smi_mine.error;
+            s->failure.status = status;
+        }
+        smi_stream_drop(s);
+        smi_stream_wake_caller(s);
+    }
+    c->next = s->unused;
+    s->unused = c;
+    smi_condition_wake_all(&s->changed);
+    return true;
+}
+
+static void smi_stream_worker(void *ctx) {
+    smi_stream *s = (smi_stream *)ctx;
+    smi_lock_take(&s->lock);
+    while (smi_stream_work(s) || s->first != NULL || !s->ended)
+        if (s->first == NULL || (s->under_way > 0 && !s->desc.unordered)) smi_condition_wait(&s->changed, &s->lock);
+    smi_lock_give(&s->lock);
+}
+
+/* By the caller: a chunk to be filled, for which room is made by working. NULL: the stream stops. */
+static smi_stream_chunk *smi_stream_take(smi_stream *s) {
+    smi_lock_take(&s->lock);
+    while (s->unused == NULL && !s->stops)
+        if (!smi_stream_work(s)) smi_condition_wait(&s->changed, &s->lock);
+    smi_stream_chunk *c = s->stops ? NULL : s->unused;
+    if (c != NULL) s->unused = c->next;
+    smi_lock_give(&s->lock);
+    return c;
+}
+
+/* To those who process; or, empty, back. */
+static void smi_stream_give(smi_stream *s, smi_stream_chunk *c) {
+    smi_lock_take(&s->lock);
+    if (c->size == 0 || s->stops) {
+        c->next = s->unused;
+        s->unused = c;
+    } else {
+        c->next = NULL;
+        if (s->last != NULL) s->last->next = c;
+        else s->first = c;
+        s->last = c;
+        smi_condition_wake_all(&s->changed);
+    }
+    smi_lock_give(&s->lock);
+}
+
+/* A copy of the front of the window, which moves on. */
+static sagemem_status smi_stream_copy(smi_stream *s, smi_stream_chunk *c) {
+    sagemem_reader *r = s->reader;
+    if (c->room < c->size) {
+        if (c->buffer != NULL) smi_free(c->buffer, smi_nowhere, smi_stream_call);
+        c->room = c->size > s->desc.chunk_bytes ? c->size : s->desc.chunk_bytes;
+        c->buffer = (char *)smi_object_alloc(&s->object, 64, c->room, r->desc.tag, false, smi_stream_call);
+        if (c->buffer == NULL) c->room = 0;
+        if (c->buffer == NULL) return smi_mine.error.status;
+    }
+    c->at = c->buffer;
+    (void)smi_reader_copy(r, c->buffer, c->size);
+    return SAGEMEM_OK;
+}
+
+/* The next chunk; size 0: there is none. */
+static sagemem_status smi_stream_put(smi_stream *s, smi_stream_chunk *c) {
+    sagemem_reader *r = s->reader;
+    c->size = 0;
+    sagemem_status status = smi_stream_enter(s);
+    if (status == SAGEMEM_OK) status = smi_stream_next(s, &c->size);
+    if (status == SAGEMEM_OK && c->size > 0) {
+        c->offset = smi_stream_position(r);
+        c->at = r->at;
+        if (r->map != NULL) r->at += c->size;
+        else status = smi_stream_copy(s, c);
+    }
+    if (status != SAGEMEM_OK) c->size = 0;
+    if (s->entered) smi_stream_leave(s);
+    return status;
+}
+
+/* Everything is handed over: the caller works with the others until it is done. */
+static void smi_stream_drain(smi_stream *s) {
+    smi_lock_take(&s->lock);
+    s->ended = true;
+    smi_condition_wake_all(&s->changed);
+    while (s->first != NULL || s->under_way > 0)
+        if (!smi_stream_work(s)) smi_condition_wait(&s->changed, &s->lock);
+    smi_lock_give(&s->lock);
+}
+
+static sagemem_status smi_stream_together(smi_stream *s) {
+    sagemem_status status = SAGEMEM_OK;
+    smi_stream_leave(s);
+    for (smi_stream_chunk *c; (c = smi_stream_take(s)) != NULL;) {
+        status = smi_stream_put(s, c);
+        bool none = c->size == 0;
+        smi_stream_give(s, c);
+        if (none) break;
+    }
+    sagemem_error error = smi_mine.error;
+    smi_stream_drain(s);
+    sagemem_status back = smi_stream_enter(s);
+    if (back != SAGEMEM_OK) return back;
+    bool failed = s->failed_offset != UINT64_MAX;
+    smi_mine.error = failed ? s->failure : error;
+    return failed ? s->failure.status : status;
+}
+
+/* -- Streams: beginning and end -- */
+
+/* What it takes to process with threads. One that cannot be started is not needed: the others do its work. */
+static sagemem_status smi_stream_share(smi_stream *s) {
+    const sagemem_stream_desc *d = &s->desc;
+    const sagemem_reader *r = s->reader;
+    uint32_t others = d->unordered ? (uint32_t)d->threads - 1 : 1; /* in order only one can work while the caller reads */
+    smi_lock_init(&s->lock);
+    smi_condition_init(&s->changed);
+    s->shares = true;
+    s->failed_offset = UINT64_MAX;
+    s->chunk_count = (uint32_t)d->buffer_count + others + 1;
+    s->worker_room = others;
+    s->chunks = (smi_stream_chunk *)smi_object_meta(&s->object, s->chunk_count * sizeof *s->chunks, smi_stream_call);
+    if (s->chunks == NULL) return smi_mine.error.status;
+    s->workers = (smi_os_thread *)smi_object_meta(&s->object, others * sizeof *s->workers, smi_stream_call);
+    if (s->workers == NULL) return smi_mine.error.status;
+    if (r->input->waits && !r->ahead.runs && !(s->rings = smi_os_bell_make(&s->bell)))
+        return smi_fail_file(smi_stream_call, r->path, "close files, or use one thread", "no event to wait with");
+    for (uint32_t i = s->chunk_count; i-- > 0; s->unused = &s->chunks[i]) s->chunks[i].next = s->unused;
+    while (s->worker_count < others && smi_os_thread_start(&s->workers[s->worker_count], smi_stream_worker, s)) s->worker_count++;
+    return SAGEMEM_OK;
+}
+
+/* Also with its scope or heap, if process_fn ended that. */
+static void smi_stream_end(smi_object *o) {
+    smi_stream *s = (smi_stream *)o;
+    s->entered = false;
+    if (!s->shares) return;
+    smi_lock_take(&s->lock);
+    s->ended = true;
+    smi_stream_drop(s);
+    smi_condition_wake_all(&s->changed);
+    smi_lock_give(&s->lock);
+    for (uint32_t i = 0; i < s->worker_count; i++) smi_os_thread_join(&s->workers[i]);
+    smi_condition_deinit(&s->changed);
+    if (s->rings) smi_os_bell_close(&s->bell);
+    for (uint32_t i = 0; s->chunks != NULL && i < s->chunk_count; i++)
+        if (s->chunks[i].buffer != NULL) smi_free(s->chunks[i].buffer, smi_nowhere, smi_stream_call);
+    if (s->workers != NULL) smi_meta_free(s->workers, s->worker_room * sizeof *s->workers);
+    if (s->chunks != NULL) smi_meta_free(s->chunks, s->chunk_count * sizeof *s->chunks);
+}
+
+static sagemem_status smi_stream_refuse(const sagemem_stream_desc *d) {
+    const char *call = smi_stream_call;
+    if (d == NULL || d->reader == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no desc, or no reader in it: what is to be read?");
+    if (d->process_fn == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "process_fn is NULL: pass what is done with each chunk");
+    int given = (d->delimiter_plus_one != 0) + (d->record_bytes != 0) + (d->boundary_fn != NULL);
+    if (given > 1)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%d of delimiter_plus_one, record_bytes and boundary_fn are given; give one",
+                        given);
+    if (d->delimiter_plus_one < 0 || d->delimiter_plus_one > 256)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "delimiter_plus_one is %d; pass a byte, 0 to 255, and 1 more",
+                        d->delimiter_plus_one);
+    if (d->buffer_count < 0 || d->buffer_count > SMI_STREAM_MAX || d->threads < 0 || d->threads > SMI_STREAM_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%d buffers and %d threads; there may be 1 to %d, 0 means %d and 1",
+                        d->buffer_count, d->threads, SMI_STREAM_MAX, SMI_STREAM_BUFFERS);
+    if (d->max_record_bytes > (size_t)PTRDIFF_MAX - 1)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "max_record_bytes is %zu, more than there are addresses for; at most %zu",
+                        d->max_record_bytes, (size_t)PTRDIFF_MAX - 1);
+    size_t most = d->max_record_bytes != 0 ? d->max_record_bytes : (size_t)SMI_STREAM_RECORD_MAX;
+    if (d->record_bytes > most)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "record_bytes is %zu, more than max_record_bytes, %zu", d->record_bytes, most);
+    return SAGEMEM_OK;
+}
+
+/* With no kind of record given, records of one byte: but these are not counted one by one. */
+static void smi_stream_resolve(sagemem_stream_desc *d) {
+    if (d->max_record_bytes == 0) d->max_record_bytes = SMI_STREAM_RECORD_MAX;
+    if (d->delimiter_plus_one == 0 && d->boundary_fn == NULL && d->record_bytes == 0) d->record_bytes = 1;
+    if (d->chunk_bytes == 0) d->chunk_bytes = SMI_STREAM_BYTES;
+    if (d->chunk_bytes < d->record_bytes) d->chunk_bytes = d->record_bytes;
+    if (d->chunk_bytes > d->max_record_bytes) d->chunk_bytes = d->max_record_bytes;
+    if (d->buffer_count == 0) d->buffer_count = SMI_STREAM_BUFFERS;
+    if (d->threads == 0) d->threads = 1;
+}
+
+SAGEMEM_API sagemem_status sagemem_stream_run(const sagemem_stream_desc *desc) {
+    if (smi_stream_refuse(desc) != SAGEMEM_OK) return SAGEMEM_E_ARGUMENT;
+    sagemem_reader *r = desc->reader;
+    if (!smi_reader_enter(r, smi_stream_call)) return smi_mine.error.status;
+    smi_domain *h = r->object.domain->base;
+    smi_stream *s = (smi_stream *)smi_object_create(h, &smi_stream_kind, NULL, smi_stream_call);
+    smi_leave(h); /* the stream's entrance stays */
+    if (s == NULL) return smi_mine.error.status;
+    s->desc = *desc;
+    s->reader = r;
+    s->entered = true;
+    smi_stream_resolve(&s->desc);
+    sagemem_status status = s->desc.threads > 1 ? smi_stream_share(s) : SAGEMEM_OK;
+    if (status == SAGEMEM_OK) status = s->shares ? smi_stream_together(s) : smi_stream_alone(s);
+    if (s->entered) {
+        r->object.busy = false;
+        smi_object_end(&s->object);
+        smi_leave(h);
+    }
+    return status;
+}
+
+SAGEMEM_API size_t sagemem_fasta_boundary(void *ctx, const void *data, size_t size) {
+    const char *at = (const char *)data, *p = at;
+    (void)ctx;
+    while (size > 0 && (p = (const char *)memchr(p + 1, '>', (size_t)(at + size - p) - 1)) != NULL)
+        if (p[-1] == '\n') return (size_t)(p - at);
+    return 0;
 }
 
 #endif /* SAGEMEM_WITH_IO */
