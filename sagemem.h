@@ -14784,7 +14784,7 @@ static sagemem_status smi_stream_too_long(const smi_stream *s) {
 static size_t smi_stream_decide(const smi_stream *s, size_t size, bool ended, bool failed) {
     const sagemem_stream_desc *d = &s->desc;
     bool full = d->chunk_records > 0 && s->records == d->chunk_records;
-    if (ended && !full && size <= (s->done > 0 ? d->chunk_bytes : d->max_record_bytes)) return size;
+    if (ended && !failed && !full && size <= (s->done > 0 ? d->chunk_bytes : d->max_record_bytes)) return size;
     return full || ended || failed || size >= d->chunk_bytes ? s->done : 0;
 }
 
@@ -15335,7 +15335,7 @@ static sagemem_status smi_index_ask(const sagemem_index *x, sagemem_map *map, ui
 static sagemem_status smi_index_ask_all(smi_index_builder *b, sagemem_map *map) {
     const sagemem_index *x = b->x;
     size_t reach = SMI_INDEX_REACH;
-    for (uint64_t at = 0, record; at < x->end && b->status == SAGEMEM_OK; at += record) {
+    for (uint64_t at = 0, record = 0; at < x->end && b->status == SAGEMEM_OK; at += record) {
         sagemem_status status = smi_index_ask(x, map, at, &reach, &record, b->call);
         if (status != SAGEMEM_OK) return status;
         smi_index_note(b, at);
@@ -15377,6 +15377,7 @@ static sagemem_status smi_index_find_records(sagemem_index *x, sagemem_map *map,
 
 static sagemem_status smi_index_stamp_of(const sagemem_map *map, smi_index_stamp *stamp, const char *call) {
     smi_os_info info;
+    memset(stamp, 0, sizeof *stamp);
     if (!smi_os_info_of(map->file, &info))
         return smi_fail_file(call, map->desc.path, "repeat the call, or look at the disk", "could not be looked at");
     stamp->file_size = info.size;
@@ -15704,7 +15705,7 @@ static sagemem_status smi_index_where(const sagemem_index *x, uint64_t record, u
 }
 
 SAGEMEM_API sagemem_status sagemem_index_get(const sagemem_index *index, uint64_t record, uint64_t *offset, uint64_t *size) {
-    uint64_t at, bytes;
+    uint64_t at = 0, bytes = 0;
     sagemem_status status = smi_index_where(index, record, &at, &bytes, "sagemem_index_get");
     if (status == SAGEMEM_OK && offset != NULL) *offset = at;
     if (status == SAGEMEM_OK && size != NULL) *size = bytes;
@@ -15729,7 +15730,7 @@ SAGEMEM_API sagemem_status sagemem_index_find(const sagemem_index *index, uint64
 }
 
 static const void *smi_index_view(const sagemem_index *x, uint64_t record, size_t *size, const char *call) {
-    uint64_t offset, bytes;
+    uint64_t offset = 0, bytes = 0;
     if (smi_index_where(x, record, &offset, &bytes, call) != SAGEMEM_OK) return NULL;
     if (!smi_object_alive(x->map, &smi_filemap_kind, call)) return NULL;
     if (x->map->serial != x->map_serial) {
