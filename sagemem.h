@@ -14780,12 +14780,12 @@ static sagemem_status smi_stream_too_long(const smi_stream *s) {
 }
 
 /* Bytes of the next chunk, if it is decided with `size` bytes in reach; 0: it is not. At the end the rest is a record, and in
- * this chunk if there is room. */
+ * this chunk if there is room, and some to spare: so the answer is the same where the end is known and where it is yet to come. */
 static size_t smi_stream_decide(const smi_stream *s, size_t size, bool ended, bool failed) {
     const sagemem_stream_desc *d = &s->desc;
-    bool full = d->chunk_records > 0 && s->records == d->chunk_records;
-    if (ended && !failed && !full && size <= (s->done > 0 ? d->chunk_bytes : d->max_record_bytes)) return size;
-    return full || ended || failed || size >= d->chunk_bytes ? s->done : 0;
+    bool full = (d->chunk_records > 0 && s->records == d->chunk_records) || (s->done > 0 && size >= d->chunk_bytes);
+    if (ended && !failed && !full && size <= d->max_record_bytes) return size;
+    return full || ended || failed ? s->done : 0;
 }
 
 static void smi_stream_note(smi_stream *s, sagemem_status status) {
