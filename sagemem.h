@@ -15691,7 +15691,8 @@ SAGEMEM_API sagemem_record_kind sagemem_index_kind(const sagemem_index *index) {
 
 SAGEMEM_API uint64_t sagemem_index_bytes(const sagemem_index *index) {
     if (!smi_object_alive(index, &smi_index_kind, "sagemem_index_bytes")) return 0;
-    return index->block_room * (uint64_t)sizeof *index->blocks + index->word_room * (uint64_t)sizeof *index->words;
+    return (uint64_t)(index->blocks != NULL ? sagemem_size(index->blocks) : 0) +
+           (index->words != NULL ? sagemem_size(index->words) : 0);
 }
 
 static sagemem_status smi_index_where(const sagemem_index *x, uint64_t record, uint64_t *offset, uint64_t *size, const char *call) {
