@@ -10,6 +10,7 @@
 #   tests/*_test.c    cmocka programs that include the implementation
 #   tests/public_*.c  cmocka programs that use the public interface only
 #   tests/X_test.sh   called with BUILD/X (a program or a directory, if there is one of the name) and the data directory
+#   tests/fuzz/*.c    fuzz targets: what is given to them may be anything, and must do no harm
 #   tests/caught/*.c  programs that must die, built as BUILD/caught/NAME for tests/caught_test.sh
 #   examples/*.c, examples/recipes/*.c  compiled and run; the output is compared if the first comment tells it
 # Benchmarks are tests/bench/*.c and *.cpp: see tests/bench/bench.h.
@@ -56,7 +57,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check vital bench-deps bench format clean FORCE
+.PHONY: help demo deps test check fuzz vital bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -82,6 +83,9 @@ check: ## everything: both compilers, all standards, sanitizers, Valgrind, every
 	@rm -rf $(BUILD)/check
 	-+@TEST_TIMEOUT=900 $(MAKE) --no-print-directory -k $(jobs) $(addprefix check-,$(STAGES))
 	@sh tests/summary.sh $(BUILD)/check $(STAGES)
+
+fuzz: ## gives the fuzz targets anything (FUZZ_SECONDS=60 each; with libFuzzer where clang has it)
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-60} CC='$(CC)' sh tests/fuzz.sh $(BUILD)
 
 vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 	@$(BUILD)/vital
@@ -191,7 +195,7 @@ run-forest: $(BUILD)/forest
 # -- Checking: independent stages, the longest first ------------------------------------------------------
 
 STAGES = valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
-         $(addprefix bench-,$(COMPILERS)) $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 mingw $(addprefix reject-,$(COMPILERS))
+         $(addprefix bench-,$(COMPILERS)) $(addprefix matrix-,$(COMPILERS)) analyze tidy fuzz i386 mingw $(addprefix reject-,$(COMPILERS))
 
 asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 slow = SAGEMEM_TEST_SLOW=1 TEST_TIMEOUT=600 $(MAKE) --no-print-directory test WERROR=-Werror CFLAGS='-O1 -g'
@@ -250,6 +254,9 @@ TIDY  = $(subst $(empty) $(empty),$(comma),$(strip -* bugprone-assert-side-effec
         bugprone-string-literal-with-embedded-nul bugprone-suspicious-memory-comparison bugprone-suspicious-memset-usage \
         bugprone-suspicious-semicolon bugprone-suspicious-string-compare bugprone-terminating-continue \
         bugprone-too-small-loop-variable misc-redundant-expression misc-misplaced-const))
+
+in-fuzz:
+	@CC='$(firstword $(COMPILERS))' sh tests/fuzz.sh $(BUILD)/check-fuzz
 
 in-i386:
 	+@cc=$(firstword $(COMPILERS)); \

@@ -16,8 +16,8 @@
  * CONTENTS (each is an anchor: search for `>>name`)
  *
  *     This manual     quick start - terms - vital statistics - algorithms - options - objects - pools - recyclers - arenas -
- *                     arrays and columns - slices - maps - writers - readers - limits and peaks - threads, fork, signals -
- *                     errors - what is caught where - caveats - security - the inside
+ *                     arrays and columns - slices - maps - writers - readers - streams - indexes - limits and peaks -
+ *                     threads, fork, signals - errors - what is caught where - caveats - security - the inside
  *     Declarations    >>config   options, linkage, attributes
  *                     >>log      status codes, last error, logger, fault handler; tags
  *                     >>heap     heaps, sources of pages, blocks, scopes, statistics
@@ -28,6 +28,8 @@
  *                     >>slice    counted views
  *                     >>map      files in memory
  *                     >>io       writer and reader
+ *                     >>stream   a reader's input in chunks of records, on one thread or many
+ *                     >>index    records of a map by number, saved
  *                     >>report   text, one line, JSON; failures on purpose; call sites
  *     Implementation  >>os       pages, locks, threads, clocks, atomics, files; tools that watch
  *                     >>log      messages; the structures of everything below
@@ -35,7 +37,7 @@
  *                     >>pages    the library's own memory, page map, regions, spans
  *                     >>heap     tags, counting, chunks, slab pages, huge blocks, scopes, validation
  *                     >>limits   the public side of >>budget; sources of pages
- *                     >>pool >>arena >>array >>slice >>map >>io
+ *                     >>pool >>arena >>array >>slice >>map >>io >>stream >>index
  *                     >>report
  *
  * QUICK START (this compiles as it stands)
@@ -124,18 +126,19 @@
  *     SAGEMEM_WITH_ARRAY      1        that of the implementation   the functions of >>array
  *     SAGEMEM_WITH_SLICE      1        that of the implementation   the functions of >>slice
  *     SAGEMEM_WITH_MAP        1        that of the implementation   the functions of >>map
- *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io; needs SAGEMEM_WITH_MAP
+ *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io, >>stream and >>index; needs
+ *                                                                   SAGEMEM_WITH_MAP
  *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
- *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer or reader in its name
- *     >>io. Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a _desc. C11
+ *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer, reader, stream or
+ *     index in its name >>io (sagemem_index_slice: and >>slice). Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a _desc. C11
  *     or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11 include this
  *     header before system headers, or an #error says so.
  *
  * OBJECTS
  *
- *     Pools, recyclers, arenas, columns, maps, writers and readers are objects made from a heap; arrays and slices are
+ *     Pools, recyclers, arenas, columns, maps, writers, readers and indexes are objects made from a heap; arrays and slices are
  *     structs that you declare and that name a block of it. All follow the same rules:
  *     - _create and _open take a _desc whose zeroes are defaults; _get_desc tells what became of them. What a desc points to
  *       is copied.
@@ -337,6 +340,56 @@
  *     SAGEMEM_HEAP_SHARED heap, fork included: give that reader a heap of its own. After fork a reader reads on in both
  *     processes (of a pipe, each byte goes to one of them); but one that reads ahead from anything but a file is the parent's:
  *     E_BUSY in the child. On Windows a silent pipe is looked at every 5 ms.
+ *
+ * STREAMS
+ *
+ *     For what goes by once: more than fits in memory, or comes through a pipe. sagemem_stream_run takes a reader and calls
+ *     process_fn with one chunk after the other, each of them whole records: lines, records of one size, or what a function of the
+ *     program's says. Chunks are the same wherever the bytes come from and however many threads there are.
+ *
+ *         stream.reader = reader;                      // a file, a pipe, sagemem_input
+ *         stream.delimiter_plus_one = '\n' + 1;
+ *         stream.process_fn = count;                   // count(ctx, data, size, offset)
+ *         stream.threads = 4, stream.unordered = true; // or none, and the next chunk begins when this one is done
+ *         if (sagemem_stream_run(&stream) != SAGEMEM_OK) ...
+ *
+ *     one thread     the chunk lies in the map or in the reader's buffer: nothing is copied. After a failure, or when process_fn
+ *                    stops it, the reader stands at the first byte that was not processed, and another run goes on there
+ *     threads        the caller reads and, when all buffers are full, works with the others. What is not mapped is copied once.
+ *                    A chunk costs some microseconds of waking: give it 64 KiB and more where that can be
+ *     unordered      process_fn is called at the same time, by `threads` threads; else in order, one call after the other,
+ *                    while the caller reads on (two threads; more have nothing to do)
+ *     memory         the reader's, which grows to a chunk or the longest record, and with threads buffer_count + threads copies
+ *                    of that size; of a mapped file, no copies
+ *     read-ahead     is the reader's, with 3 buffers: give its desc read_ahead where reading waits
+ *     chunk_records  a chunk is processed as soon as it has them: 1 for a conversation through a pipe
+ *     failures       the first in the input, whichever came first in time; what lies before it has been processed. With threads,
+ *                    a failure also ends the wait for a silent pipe
+ *
+ *     Weak: a source whose read_fn waits is waited for, also by a stream that has failed. A process_fn that forks must not
+ *     return in the child, and none may jump out. With threads, what waited when the stream stopped is gone, of a pipe for
+ *     good. boundary_fn is asked again from the start of a record that was not complete, with twice the bytes each time.
+ *
+ * INDEXES
+ *
+ *     For records that are wanted again, by number: sequences of a FASTA file, lines of a catalogue, blocks of a snapshot.
+ *     sagemem_index_build looks through a map once; sagemem_index_get tells where a record lies, _view shows it, _slice shares it,
+ *     _find goes the other way. Records lie one behind the other; delimiters belong to them; FASTA records begin with a '>' at the
+ *     start of a line, what is in front of the first belongs to none, and '\n' ends a line. A map with a window will do.
+ *
+ *         sagemem_index *index = sagemem_index_load(map, "genes.fa.index", &desc);     // E_NOT_FOUND, _STALE, _CORRUPT, ...:
+ *         if (index == NULL) index = sagemem_index_build(map, &desc);                  // make it, and
+ *         if (index != NULL) sagemem_index_save(index, "genes.fa.index");              // keep it for the next time
+ *
+ *     memory    none for records of one size; 0.4 bytes a record for lines of one length; 1.5 to 3 bytes for FASTA and lines of
+ *               any length (tests/public_index.c prints it). 64 records share a line through their starts
+ *     time      to build: that of memchr over the file; get: constant, two loads and a shift; load: all records are checked
+ *     the file  version, byte order, checksums, size and time of change of what it is of: whatever does not fit is refused. One
+ *               made by hand may name wrong records, but none outside of the map
+ *     threads   any, at the same time: nothing changes once it is built
+ *     caught    a map that was closed, refreshed or replaced; a map that is closed while slices of its records are held
+ *     Weak: a file that is changed in place within one tick of its file system's clock, at its old size, looks the same. An
+ *     index is of the file's bytes, not of what is written to a _PRIVATE map.
  *
  * LIMITS AND PEAKS
  *
