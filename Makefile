@@ -57,7 +57,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check fuzz vital bench-deps bench format clean FORCE
+.PHONY: help demo deps test check fuzz vital speed bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -106,6 +106,9 @@ format: ## formats the changed C files (needs clang-format)
 	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' ':!:sagemem.h' | \
 	  while read -r file; do clang-format -i "$$file" || exit 1; echo "$$file"; done
 
+speed: $(BUILD)/speed ## measures streams against a loop over a mapped file and getline (1 GB in the build directory)
+	@$(BUILD)/speed $(BUILD)
+
 clean: ## removes everything that was built
 	rm -rf $(BUILD)
 
@@ -147,23 +150,8 @@ $(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/f
 $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -O2 -Itests -o $@ $< $(call library,$<) -lm
 
-# Peers that are not installed are left out; which there are is asked once, and again after make bench-deps.
-$(BUILD)/bench/peers: tests/bench/peers.sh $(BUILD)/flags
-	@mkdir -p $(BUILD)/bench
-	@sh $< '$(CC)' '$(CXX)' > $@
-
-$(BUILD)/bench/%.o: tests/bench/%.c $(BUILD)/bench/peers $(BUILD)/flags
-	@$(compile) $$(sed -n 1p $(BUILD)/bench/peers) -c -o $@ $<
-
-$(BUILD)/bench/%.o: tests/bench/%.cpp $(BUILD)/bench/peers $(BUILD)/flags
-	@$(CXX) $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(flags)) -MMD -MF $@.d -MT $@ $$(sed -n 1p $(BUILD)/bench/peers) -c -o $@ $<
-
-$(BUILD)/bench/compare: $(patsubst tests/bench/%,$(BUILD)/bench/%.o,$(basename $(BENCH))) $(BUILD)/implementation.o
-	@$(CXX) $(SANITIZE) -pthread -o $@ $^ $$(sed -n 2p $(BUILD)/bench/peers) -ldl -lm
-
-bench_parts = $(BUILD)/bench/bench.o $(BUILD)/bench/peers.o
-$(BUILD)/bench/growth: $(patsubst tests/bench/%.c,$(BUILD)/bench/%.o,$(GROWTH)) $(bench_parts) $(BUILD)/implementation.o
-	@$(CC) $(SANITIZE) -pthread -o $@ $^ -ldl -lm
+$(BUILD)/speed: tests/speed.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -O2 -o $@ $< $(call library,$<) -lm
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
 
