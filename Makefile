@@ -153,6 +153,24 @@ $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 $(BUILD)/speed: tests/speed.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -O2 -o $@ $< $(call library,$<) -lm
 
+# Peers that are not installed are left out; which there are is asked once, and again after make bench-deps.
+$(BUILD)/bench/peers: tests/bench/peers.sh $(BUILD)/flags
+	@mkdir -p $(BUILD)/bench
+	@sh $< '$(CC)' '$(CXX)' > $@
+
+$(BUILD)/bench/%.o: tests/bench/%.c $(BUILD)/bench/peers $(BUILD)/flags
+	@$(compile) $$(sed -n 1p $(BUILD)/bench/peers) -c -o $@ $<
+
+$(BUILD)/bench/%.o: tests/bench/%.cpp $(BUILD)/bench/peers $(BUILD)/flags
+	@$(CXX) $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(flags)) -MMD -MF $@.d -MT $@ $$(sed -n 1p $(BUILD)/bench/peers) -c -o $@ $<
+
+$(BUILD)/bench/compare: $(patsubst tests/bench/%,$(BUILD)/bench/%.o,$(basename $(BENCH))) $(BUILD)/implementation.o
+	@$(CXX) $(SANITIZE) -pthread -o $@ $^ $$(sed -n 2p $(BUILD)/bench/peers) -ldl -lm
+
+bench_parts = $(BUILD)/bench/bench.o $(BUILD)/bench/peers.o
+$(BUILD)/bench/growth: $(patsubst tests/bench/%.c,$(BUILD)/bench/%.o,$(GROWTH)) $(bench_parts) $(BUILD)/implementation.o
+	@$(CC) $(SANITIZE) -pthread -o $@ $^ -ldl -lm
+
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
 
 # -- Running: one target for each test, so that make -j runs them in parallel -------------------------------
