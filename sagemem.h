@@ -3304,22 +3304,22 @@ typedef enum smi_slab_state { SMI_SLAB_CURRENT, SMI_SLAB_FULL, SMI_SLAB_QUEUED, 
 
 /* One page. The first line of 64 bytes is what alloc and free of a slab block touch. */
 typedef struct smi_page {
-    uintptr_t owner;      /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
-    smi_cell *cells;      /* slab: free blocks */
-    uintptr_t key;        /* slab: see smi_cell; odd */
-    char *start;          /* slab: first block; chunk: first byte; huge: the block */
-    uint64_t inverse;     /* slab: just above 2^64 / block_size, see smi_slab_index; */
-    uint64_t bound;       /* (offset of a block handed out or threaded so far) * inverse is below this */
-    uint32_t total;       /* slab: blocks ever handed out, less `folded` */
-    uint32_t freed;       /* slab: of these, given back by the owner; total - freed - remote count are in use */
-    uint32_t trigger;     /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
-    uint32_t block_size;  /* slab */
+    uintptr_t owner;     /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
+    smi_cell *cells;     /* slab: free blocks */
+    uintptr_t key;       /* slab: see smi_cell; odd */
+    char *start;         /* slab: first block; chunk: first byte; huge: the block */
+    uint64_t inverse;    /* slab: just above 2^64 / block_size, see smi_slab_index; */
+    uint64_t bound;      /* (offset of a block handed out or threaded so far) * inverse is below this */
+    uint32_t total;      /* slab: blocks ever handed out, less `folded` */
+    uint32_t freed;      /* slab: of these, given back by the owner; total - freed - remote count are in use */
+    uint32_t trigger;    /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
+    uint32_t block_size; /* slab */
     /* second line: other threads write here */
     uint32_t limit;       /* slab: bytes of blocks handed out or threaded so far */
     uint16_t capacity;    /* slab: blocks */
     uint16_t class_index; /* slab */
-    uint32_t remote;     /* slab: freed by other threads: count << 16 | index of the first + 1 */
-    uint32_t huge_state; /* huge: 0 live, 1 freed by another thread */
+    uint32_t remote;      /* slab: freed by other threads: count << 16 | index of the first + 1 */
+    uint32_t huge_state;  /* huge: 0 live, 1 freed by another thread */
     struct sagemem_heap *domain;
     struct smi_page *next, *prev;               /* slab: the class's queue (circular); dead: list */
     struct smi_page *domain_next, *domain_prev; /* all pages of a domain; slab pages: of its tag's record */
@@ -6700,7 +6700,7 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
         smi_slab_returned(d, page, 1);
         break;
     case SMI_CHUNK:
-        word = smi_get(ref->header);                 /* its neighbour may have changed since ref was taken */
+        word = smi_get(ref->header); /* its neighbour may have changed since ref was taken */
         if (!d->exact && ref->size >= SMI_GRANULE) smi_event_alone(d, ref->size); /* as much as a page */
         if (d->rare != NULL && ref->size <= SMI_SMALL_MAX + 8) {
             smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
@@ -14773,13 +14773,14 @@ static sagemem_status smi_stream_ask(smi_stream *s, const char *at, size_t size,
     sagemem_error before = smi_mine.error; /* a question has no failure */
     for (; most > 0 && s->done < size; most--) {
         size_t left = size - s->done;
+        unsigned long long where = smi_stream_position(s->reader) + s->done;
         s->reader->object.busy = true;
         size_t n = s->desc.boundary_fn(s->desc.ctx, at + s->done, left);
         smi_mine.error = before;
         if (n > left)
             status = smi_fail(SAGEMEM_E_CORRUPT, 0, smi_stream_call,
                               "boundary_fn says that of %zu bytes %zu are complete records, at byte %llu; it must not say more",
-                              left, n, (unsigned long long)(smi_stream_position(s->reader) + s->done));
+                              left, n, where);
         if (n == 0 || n > left) break;
         s->done += n;
         s->records++;
@@ -14961,8 +14962,8 @@ static bool smi_stream_work(smi_stream *s) {
 static void smi_stream_worker(void *ctx) {
     smi_stream *s = (smi_stream *)ctx;
     smi_lock_take(&s->lock);
-    while (smi_stream_work(s) || s->first != NULL || !s->ended)
-        if (s->first == NULL || (s->under_way > 0 && !s->desc.unordered)) smi_condition_wait(&s->changed, &s->lock);
+    while (s->first != NULL || !s->ended)
+        if (!smi_stream_work(s)) smi_condition_wait(&s->changed, &s->lock);
     smi_lock_give(&s->lock);
 }
 
@@ -15574,9 +15575,9 @@ static sagemem_status smi_index_stale(const smi_index_file *f, const char *what,
 
 static sagemem_status smi_index_read(smi_index_file *f, void *to, size_t size) {
     for (size_t done = 0, got; done < size; done += got) {
-        if (!smi_os_read_at(f->handle, (char *)to + done, size - done, f->at + done, &got))
-            return smi_fail_file(f->call, f->path, "the call can be repeated", "reading at byte %llu failed",
-                                 (unsigned long long)(f->at + done));
+        unsigned long long where = f->at + done;
+        if (!smi_os_read_at(f->handle, (char *)to + done, size - done, where, &got))
+            return smi_fail_file(f->call, f->path, "the call can be repeated", "reading at byte %llu failed", where);
         if (got == 0) return smi_index_corrupt(f, "is cut short");
     }
     f->at += size;
