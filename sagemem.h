@@ -15251,22 +15251,24 @@ static const smi_object_kind smi_index_kind = {"index", sizeof(sagemem_index), s
 
 /* -- Indexes: packing -- */
 
-static uint64_t smi_index_rest(const uint64_t *words, unsigned width, unsigned i) {
-    unsigned bit = i * width, shift = bit % 64;
-    if (width == 0) return 0;
-    uint64_t rest = words[bit / 64] >> shift;
-    if (shift + width > 64) rest |= words[bit / 64 + 1] << (64 - shift);
-    return width < 64 ? rest & (((uint64_t)1 << width) - 1) : rest;
-}
-
 static unsigned smi_index_width(const smi_index_block *b) { return (unsigned)(b->place >> SMI_INDEX_WIDTH_AT); }
 static uint64_t smi_index_place(const smi_index_block *b) { return b->place & (((uint64_t)1 << SMI_INDEX_WIDTH_AT) - 1); }
+
+/* Blocks without words may be all there are: then there are no words at all. */
+static uint64_t smi_index_rest(const sagemem_index *x, const smi_index_block *b, unsigned i) {
+    unsigned width = smi_index_width(b), bit = i * width, shift = bit % 64;
+    if (width == 0) return 0;
+    const uint64_t *words = x->words + (size_t)smi_index_place(b) + bit / 64;
+    uint64_t rest = words[0] >> shift;
+    if (shift + width > 64) rest |= words[1] << (64 - shift);
+    return width < 64 ? rest & (((uint64_t)1 << width) - 1) : rest;
+}
 
 static uint64_t smi_index_start(const sagemem_index *x, uint64_t record) {
     if (x->kind == SAGEMEM_RECORDS_FIXED) return record * x->desc.record_bytes;
     const smi_index_block *b = &x->blocks[(size_t)(record / SMI_INDEX_BLOCK)];
     unsigned i = (unsigned)(record % SMI_INDEX_BLOCK);
-    return b->base + i * b->step + smi_index_rest(x->words + (size_t)smi_index_place(b), smi_index_width(b), i);
+    return b->base + i * b->step + smi_index_rest(x, b, i);
 }
 static uint64_t smi_index_behind(const sagemem_index *x, uint64_t record) {
     return record + 1 < x->count ? smi_index_start(x, record + 1) : x->end;
