@@ -10,6 +10,7 @@
 #   tests/*_test.c    cmocka programs that include the implementation
 #   tests/public_*.c  cmocka programs that use the public interface only
 #   tests/X_test.sh   called with BUILD/X (a program or a directory, if there is one of the name) and the data directory
+#   tests/fuzz/*.c    fuzz targets: what is given to them may be anything, and must do no harm
 #   tests/caught/*.c  programs that must die, built as BUILD/caught/NAME for tests/caught_test.sh
 #   tests/fault/*.c   cmocka programs in which system calls of the library fail; the test is called fault-NAME
 #   examples/*.c, examples/recipes/*.c  compiled and run; the output is compared if the first comment tells it
@@ -65,7 +66,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check soak vital bench-deps bench format clean FORCE
+.PHONY: help demo deps test check fuzz soak vital speed bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -95,6 +96,9 @@ check: ## everything: both compilers, all standards, sanitizers, Valgrind, every
 soak: $(BUILD)/fault/kill ## kills a writer of atomic files 10,000 times (a quarter of a minute)
 	@SAGEMEM_KILLS=10000 $<
 
+fuzz: ## gives the fuzz targets anything (FUZZ_SECONDS=60 each; with libFuzzer where clang has it)
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-60} CC='$(CC)' sh tests/fuzz.sh $(BUILD)
+
 vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 	@$(BUILD)/vital
 
@@ -113,6 +117,9 @@ bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory
 format: ## formats the changed C files (needs clang-format)
 	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' ':!:sagemem.h' | \
 	  while read -r file; do clang-format -i "$$file" || exit 1; echo "$$file"; done
+
+speed: $(BUILD)/speed ## measures streams against a loop over a mapped file and getline (1 GB in the build directory)
+	@$(BUILD)/speed $(BUILD)
 
 clean: ## removes everything that was built
 	rm -rf $(BUILD)
@@ -169,6 +176,9 @@ $(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/f
 $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -O2 -Itests -o $@ $< $(call library,$<) -lm
 
+$(BUILD)/speed: tests/speed.c $(BUILD)/implementation.o $(BUILD)/flags
+	@$(compile) -O2 -o $@ $< $(call library,$<) -lm
+
 # Peers that are not installed are left out; which there are is asked once, and again after make bench-deps.
 $(BUILD)/bench/peers: tests/bench/peers.sh $(BUILD)/flags
 	@mkdir -p $(BUILD)/bench
@@ -221,7 +231,7 @@ run-forest: $(BUILD)/forest
 # -- Checking: independent stages, the longest first ------------------------------------------------------
 
 STAGES = valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
-         $(addprefix bench-,$(COMPILERS)) $(addprefix matrix-,$(COMPILERS)) analyze tidy i386 mingw $(addprefix reject-,$(COMPILERS))
+         $(addprefix bench-,$(COMPILERS)) $(addprefix matrix-,$(COMPILERS)) analyze tidy fuzz i386 mingw $(addprefix reject-,$(COMPILERS))
 
 asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 slow = SAGEMEM_TEST_SLOW=1 TEST_TIMEOUT=600 $(MAKE) --no-print-directory test WERROR=-Werror CFLAGS='-O1 -g'
@@ -280,6 +290,9 @@ TIDY  = $(subst $(empty) $(empty),$(comma),$(strip -* bugprone-assert-side-effec
         bugprone-string-literal-with-embedded-nul bugprone-suspicious-memory-comparison bugprone-suspicious-memset-usage \
         bugprone-suspicious-semicolon bugprone-suspicious-string-compare bugprone-terminating-continue \
         bugprone-too-small-loop-variable misc-redundant-expression misc-misplaced-const))
+
+in-fuzz:
+	@CC='$(firstword $(COMPILERS))' sh tests/fuzz.sh $(BUILD)/check-fuzz
 
 in-i386:
 	+@cc=$(firstword $(COMPILERS)); \

@@ -16,8 +16,8 @@
  * CONTENTS (each is an anchor: search for `>>name`)
  *
  *     This manual     quick start - terms - vital statistics - algorithms - options - objects - pools - recyclers - arenas -
- *                     arrays and columns - slices - maps - writers - readers - limits and peaks - threads, fork, signals -
- *                     errors - what is caught where - caveats - security - the inside
+ *                     arrays and columns - slices - maps - writers - readers - streams - indexes - limits and peaks -
+ *                     threads, fork, signals - errors - what is caught where - caveats - security - the inside
  *     Declarations    >>config   options, linkage, attributes
  *                     >>log      status codes, last error, logger, fault handler; tags
  *                     >>heap     heaps, sources of pages, blocks, scopes, statistics
@@ -28,6 +28,8 @@
  *                     >>slice    counted views
  *                     >>map      files in memory
  *                     >>io       writer and reader
+ *                     >>stream   a reader's input in chunks of records, on one thread or many
+ *                     >>index    records of a map by number, saved
  *                     >>report   text, one line, JSON; failures on purpose; call sites
  *                     >>with-hdf5  datasets of HDF5 as sink and source; only if asked for
  *     Implementation  >>os       pages, locks, threads, clocks, atomics, files; tools that watch
@@ -36,7 +38,7 @@
  *                     >>pages    the library's own memory, page map, regions, spans
  *                     >>heap     tags, counting, chunks, slab pages, huge blocks, scopes, validation
  *                     >>limits   the public side of >>budget; sources of pages
- *                     >>pool >>arena >>array >>slice >>map >>io
+ *                     >>pool >>arena >>array >>slice >>map >>io >>stream >>index
  *                     >>report
  *                     >>with-hdf5
  *
@@ -126,19 +128,20 @@
  *     SAGEMEM_WITH_ARRAY      1        that of the implementation   the functions of >>array
  *     SAGEMEM_WITH_SLICE      1        that of the implementation   the functions of >>slice
  *     SAGEMEM_WITH_MAP        1        that of the implementation   the functions of >>map
- *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io; needs SAGEMEM_WITH_MAP
+ *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io, >>stream and >>index; needs
+ *                                                                   SAGEMEM_WITH_MAP
  *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
  *     SAGEMEM_WITH_HDF5       0        and those that call them     the functions of >>with-hdf5, and hdf5.h; needs SAGEMEM_WITH_IO
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
- *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer or reader in its name
- *     >>io. Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a _desc. C11
+ *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer, reader, stream or
+ *     index in its name >>io (sagemem_index_slice: and >>slice). Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a _desc. C11
  *     or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11 include this
  *     header before system headers, or an #error says so.
  *
  * OBJECTS
  *
- *     Pools, recyclers, arenas, columns, maps, writers and readers are objects made from a heap; arrays and slices are
+ *     Pools, recyclers, arenas, columns, maps, writers, readers and indexes are objects made from a heap; arrays and slices are
  *     structs that you declare and that name a block of it. All follow the same rules:
  *     - _create and _open take a _desc whose zeroes are defaults; _get_desc tells what became of them. What a desc points to
  *       is copied.
@@ -342,6 +345,56 @@
  *     SAGEMEM_HEAP_SHARED heap, fork included: give that reader a heap of its own. After fork a reader reads on in both
  *     processes (of a pipe, each byte goes to one of them); but one that reads ahead from anything but a file is the parent's:
  *     E_BUSY in the child. On Windows a silent pipe is looked at every 5 ms.
+ *
+ * STREAMS
+ *
+ *     For what goes by once: more than fits in memory, or comes through a pipe. sagemem_stream_run takes a reader and calls
+ *     process_fn with one chunk after the other, each of them whole records: lines, records of one size, or what a function of the
+ *     program's says. Chunks are the same wherever the bytes come from and however many threads there are.
+ *
+ *         stream.reader = reader;                      // a file, a pipe, sagemem_input
+ *         stream.delimiter_plus_one = '\n' + 1;
+ *         stream.process_fn = count;                   // count(ctx, data, size, offset)
+ *         stream.threads = 4, stream.unordered = true; // or none, and the next chunk begins when this one is done
+ *         if (sagemem_stream_run(&stream) != SAGEMEM_OK) ...
+ *
+ *     one thread     the chunk lies in the map or in the reader's buffer: nothing is copied. After a failure, or when process_fn
+ *                    stops it, the reader stands at the first byte that was not processed, and another run goes on there
+ *     threads        the caller reads and, when all buffers are full, works with the others. What is not mapped is copied once.
+ *                    A chunk costs some microseconds of waking: give it 64 KiB and more where that can be
+ *     unordered      process_fn is called at the same time, by `threads` threads; else in order, one call after the other,
+ *                    while the caller reads on (two threads; more have nothing to do)
+ *     memory         the reader's, which grows to a chunk or the longest record, and with threads buffer_count + threads copies
+ *                    of that size; of a mapped file, no copies
+ *     read-ahead     is the reader's, with 3 buffers: give its desc read_ahead where reading waits
+ *     chunk_records  a chunk is processed as soon as it has them: 1 for a conversation through a pipe
+ *     failures       the first in the input, whichever came first in time; what lies before it has been processed. With threads,
+ *                    a failure also ends the wait for a silent pipe
+ *
+ *     Weak: a source whose read_fn waits is waited for, also by a stream that has failed. A process_fn that forks must not
+ *     return in the child, and none may jump out. With threads, what waited when the stream stopped is gone, of a pipe for
+ *     good. boundary_fn is asked again from the start of a record that was not complete, with twice the bytes each time.
+ *
+ * INDEXES
+ *
+ *     For records that are wanted again, by number: sequences of a FASTA file, lines of a catalogue, blocks of a snapshot.
+ *     sagemem_index_build looks through a map once; sagemem_index_get tells where a record lies, _view shows it, _slice shares it,
+ *     _find goes the other way. Records lie one behind the other; delimiters belong to them; FASTA records begin with a '>' at the
+ *     start of a line, what is in front of the first belongs to none, and '\n' ends a line. A map with a window will do.
+ *
+ *         sagemem_index *index = sagemem_index_load(map, "genes.fa.index", &desc);     // E_NOT_FOUND, _STALE, _CORRUPT, ...:
+ *         if (index == NULL) index = sagemem_index_build(map, &desc);                  // make it, and
+ *         if (index != NULL) sagemem_index_save(index, "genes.fa.index");              // keep it for the next time
+ *
+ *     memory    none for records of one size; 0.4 bytes a record for lines of one length; 1.5 to 3 bytes for FASTA and lines of
+ *               any length (tests/public_index.c prints it). 64 records share a line through their starts
+ *     time      to build: that of memchr over the file; get: constant, two loads and a shift; load: all records are checked
+ *     the file  version, byte order, checksums, size and time of change of what it is of: whatever does not fit is refused. One
+ *               made by hand may name wrong records, but none outside of the map
+ *     threads   any, at the same time: nothing changes once it is built
+ *     caught    a map that was closed, refreshed or replaced; a map that is closed while slices of its records are held
+ *     Weak: a file that is changed in place within one tick of its file system's clock, at its old size, looks the same. An
+ *     index is of the file's bytes, not of what is written to a _PRIVATE map.
  *
  * LIMITS AND PEAKS
  *
@@ -1517,6 +1570,109 @@ SAGEMEM_API uint64_t sagemem_reader_size(const sagemem_reader *reader);
 SAGEMEM_API bool sagemem_reader_is_mapped(const sagemem_reader *reader);
 SAGEMEM_API sagemem_status
 sagemem_reader_close(sagemem_reader *reader); /* NULL is fine; what close_fn returned, closed all the same */
+
+/* ==========================================================================
+ * >>stream  A reader's input in chunks that end where records do, processed by one thread or many.
+ * ========================================================================== */
+
+/* Zero in every field is its default, in brackets. Records are what delimiter_plus_one, record_bytes or boundary_fn says; at most
+ * one of them is given [none: records of one byte, chunks end anywhere]. What is left at the end of the input is the last
+ * record, complete or not. */
+typedef struct sagemem_stream_desc {
+    sagemem_reader *reader; /* from where it stands to the end. Until the call returns, other calls on it are E_BUSY */
+    size_t chunk_bytes;     /* most bytes of a chunk, but for a single longer record [1 MiB]; at most max_record_bytes */
+    size_t chunk_records;   /* most records of a chunk [as many as fit]; a chunk is processed as soon as it has them */
+    int buffer_count;       /* with threads: chunks that may wait to be processed; 1 to 1024 [3] */
+    int delimiter_plus_one; /* records end with this byte (and 1 more: '\n' + 1); it is part of them */
+    size_t record_bytes;    /* records have this size */
+    size_t (*boundary_fn)(void *ctx, const void *data, size_t size); /* bytes of complete records at the front of data, which begins
+                                                            with a record; 0: none yet, ask with more. What one call returns counts
+                                                            as one of chunk_records. Called by the thread that called run */
+    sagemem_status (*process_fn)(void *ctx, const void *data, size_t size, uint64_t offset); /* must be given. Anything but OK
+                                                            stops the stream and is returned. offset: position in the input */
+    void *ctx;
+    int threads;             /* that call process_fn, the calling one among them; 1 to 1024 [1] */
+    bool unordered;          /* they call it at the same time [one after the other, in the order of the input] */
+    size_t max_record_bytes; /* of a record longer than chunk_bytes, for which the buffer grows [64 MiB] */
+} sagemem_stream_desc;
+
+/* Processes all that the reader has left; data is valid until process_fn returns, which may use the library, but not the reader.
+ * OK: the end was reached. Chunks depend on the bytes and the desc alone (with chunk_records and a boundary_fn, also on its
+ * answers), not on where the bytes come from or on threads. They are parts of a mapped file; else of the reader's buffer, which
+ * grows to chunk_bytes, or to a longer record; with threads, of at most buffer_count + threads copies of that size, in blocks of
+ * the reader's heap and tag. When these are full, nothing is read until one is free.
+ * Threads that call process_fn have default heaps of their own (NULL); where one cannot be started the others do its work. In
+ * order, two do all there is to do: one reads, one processes; but which of them calls process_fn is not said. Without threads it
+ * is the calling one.
+ * Else the failure at the lowest offset: what process_fn returned; of reading, after what had been read before was processed;
+ * E_TOO_BIG with the position, a record longer than max_record_bytes; E_CORRUPT, boundary_fn returned more than size; E_NOMEM,
+ * E_LIMIT; E_ARGUMENT. Then no call of process_fn is begun any more, and those under way have returned. The reader stands, and can
+ * be read or streamed on: without threads, at the first byte that was not processed; with threads, behind what had been read for
+ * chunks: those that waited are dropped. */
+SAGEMEM_API sagemem_status sagemem_stream_run(const sagemem_stream_desc *desc);
+
+/* A boundary_fn for FASTA: the size of the first record, from its '>' to the next '>' at the start of a line. */
+SAGEMEM_API size_t sagemem_fasta_boundary(void *ctx, const void *data, size_t size);
+
+/* ==========================================================================
+ * >>index  Where the records of a map are: found once, saved, and had by number.
+ * ========================================================================== */
+
+typedef struct sagemem_index sagemem_index;
+typedef enum sagemem_record_kind {
+    SAGEMEM_RECORDS_FIXED,     /* of one size */
+    SAGEMEM_RECORDS_DELIMITED, /* that end with a byte */
+    SAGEMEM_RECORDS_FASTA,     /* from a '>' at the start of a line to the next; what is in front of the first belongs to none */
+    SAGEMEM_RECORDS_CALLBACK
+} sagemem_record_kind;
+
+/* Zero in every field is its default, in brackets; one of delimiter_plus_one, record_bytes, fasta and boundary_fn must be given.
+ * Records lie one behind the other, delimiters are part of them; what is left at the end is the last one, complete or not. */
+typedef struct sagemem_index_desc {
+    int delimiter_plus_one; /* records end with this byte (and 1 more: '\n' + 1) */
+    size_t record_bytes;    /* records have this size */
+    bool fasta;
+    size_t (*boundary_fn)(void *ctx, const void *data, size_t size); /* the size of the first record in data, which begins with it;
+                                                            0: more is needed. It must not use the index's heap */
+    void *ctx;
+    size_t max_record_bytes; /* for boundary_fn [64 MiB]; with a window, no more than that */
+    const char *name;        /* in messages ["index"]; copied */
+    sagemem_heap *heap;
+    sagemem_tag tag;
+} sagemem_index_desc;
+
+/* Looks through all of the map (one with a window is slid along it) and notes where records begin. Fixed sizes need no memory,
+ * others some 2 bytes a record: see INDEXES. NULL: E_ARGUMENT; E_TOO_BIG a record for boundary_fn, with its position; E_CORRUPT,
+ * it returned more than size; E_STALE, the file changed meanwhile; E_NOMEM, E_LIMIT; for a window as sagemem_map_view. The index
+ * belongs to the open scope. The map must outlive what is asked of its bytes; an index does not end with it. Threads: the
+ * owner of the heap; with a window, of the map, too. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_index *sagemem_index_build(sagemem_map *map, const sagemem_index_desc *desc);
+/* Writes the index, atomically: path has the old file or the new one. It is good for the file's content as it was when the index
+ * was built, told by its size and time of change. Failures as of a sagemem_writer; then path is as it was. Threads: any. */
+SAGEMEM_API sagemem_status sagemem_index_save(const sagemem_index *index, const char *path);
+/* An index of the map, as it was saved. desc (may be NULL) gives heap, tag and name; if it says what records are, it must be what
+ * was saved (of a boundary_fn: that there is one). NULL: E_NOT_FOUND; E_STALE, the map's file has another size or time, the map
+ * another part of it, or the index other records; E_CORRUPT, damaged or no index; E_UNSUPPORTED, a newer version or other byte
+ * order: build it again; E_IO, E_NOMEM, E_LIMIT, E_ARGUMENT. Whatever is in the file, no record reaches past the map. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_index *sagemem_index_load(sagemem_map *map, const char *path, const sagemem_index_desc *desc);
+SAGEMEM_API void sagemem_index_destroy(sagemem_index *index); /* NULL is fine */
+
+/* Threads of all that follow: any, as long as nobody destroys it; view through a window: the map's owner. */
+SAGEMEM_API sagemem_status sagemem_index_get_desc(const sagemem_index *index, sagemem_index_desc *out);
+SAGEMEM_API uint64_t sagemem_index_count(const sagemem_index *index);
+SAGEMEM_API sagemem_record_kind sagemem_index_kind(const sagemem_index *index);
+SAGEMEM_API uint64_t sagemem_index_bytes(const sagemem_index *index); /* of memory, for all records */
+/* Where record 0 ... count - 1 lies in the map; offset and size may be NULL. E_ARGUMENT: no such record. Cost: constant. */
+SAGEMEM_API sagemem_status sagemem_index_get(const sagemem_index *index, uint64_t record, uint64_t *offset, uint64_t *size);
+/* The record that has the map's byte `offset`. E_NOT_FOUND: none has. Cost: a logarithm. */
+SAGEMEM_API sagemem_status sagemem_index_find(const sagemem_index *index, uint64_t offset, uint64_t *record);
+/* The record's bytes in the map, as by sagemem_map_view; *size (may be NULL) of them. NULL: as that; E_ARGUMENT, no such record;
+ * E_STALE, the map was refreshed since. A map that was closed goes to the fault handler. */
+SAGEMEM_API const void *sagemem_index_view(const sagemem_index *index, uint64_t record, size_t *size);
+/* The same as a slice, to be released; nothing is copied. While there is one, the map cannot be closed (E_BUSY to the fault
+ * handler) or refreshed (E_BUSY); when it ends with its scope or heap, that is logged as an error. Zeroed: as for view;
+ * E_UNSUPPORTED, the map has a window. Needs SAGEMEM_WITH_SLICE, too. */
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_index_slice(const sagemem_index *index, uint64_t record);
 
 /* ==========================================================================
  * >>report  What a person or a program reads.
@@ -3225,16 +3381,16 @@ typedef enum smi_slab_state { SMI_SLAB_CURRENT, SMI_SLAB_FULL, SMI_SLAB_QUEUED, 
 
 /* One page. The first line of 64 bytes is what alloc and free of a slab block touch. */
 typedef struct smi_page {
-    uintptr_t owner;      /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
-    smi_cell *cells;      /* slab: free blocks */
-    uintptr_t key;        /* slab: see smi_cell; odd */
-    char *start;          /* slab: first block; chunk: first byte; huge: the block */
-    uint64_t inverse;     /* slab: just above 2^64 / block_size, see smi_slab_index; */
-    uint64_t bound;       /* (offset of a block handed out or threaded so far) * inverse is below this */
-    uint32_t total;       /* slab: blocks ever handed out, less `folded` */
-    uint32_t freed;       /* slab: of these, given back by the owner; total - freed - remote count are in use */
-    uint32_t trigger;     /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
-    uint32_t block_size;  /* slab */
+    uintptr_t owner;     /* thread that may take the short paths; 0: nobody (other kinds, watched, shared, ended) */
+    smi_cell *cells;     /* slab: free blocks */
+    uintptr_t key;       /* slab: see smi_cell; odd */
+    char *start;         /* slab: first block; chunk: first byte; huge: the block */
+    uint64_t inverse;    /* slab: just above 2^64 / block_size, see smi_slab_index; */
+    uint64_t bound;      /* (offset of a block handed out or threaded so far) * inverse is below this */
+    uint32_t total;      /* slab: blocks ever handed out, less `folded` */
+    uint32_t freed;      /* slab: of these, given back by the owner; total - freed - remote count are in use */
+    uint32_t trigger;    /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
+    uint32_t block_size; /* slab */
     /* second line: other threads write here */
     uint32_t limit;       /* slab: bytes of blocks handed out or threaded so far */
     uint16_t capacity;    /* slab: blocks */
@@ -6689,7 +6845,7 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
         smi_slab_returned(d, page, 1);
         break;
     case SMI_CHUNK:
-        word = smi_get(ref->header);                 /* its neighbour may have changed since ref was taken */
+        word = smi_get(ref->header); /* its neighbour may have changed since ref was taken */
         if (!d->exact && ref->size >= SMI_GRANULE) smi_event_alone(d, ref->size); /* as much as a page */
         if (d->rare != NULL && ref->size <= SMI_SMALL_MAX + 8) {
             smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
@@ -12196,9 +12352,16 @@ typedef struct smi_filemap_part {
     bool mapped;
 } smi_filemap_part;
 
+/* Slices of a map's bytes that are out: see sagemem_index_slice. It ends with the last of them and the map. */
+typedef struct smi_filemap_lease {
+    smi_u64 holders;
+} smi_filemap_lease;
+
 struct sagemem_map {
     smi_object object;
-    sagemem_map_desc desc; /* resolved; path is a copy */
+    uint64_t serial;          /* another one after each refresh, and of each map */
+    smi_filemap_lease *lease; /* NULL: there never was a slice; any thread sets it */
+    sagemem_map_desc desc;    /* resolved; path is a copy */
     size_t path_bytes;
     uint64_t most; /* the length that was asked for */
     uint64_t size;
@@ -12227,6 +12390,18 @@ static sagemem_status smi_filemap_cut(const sagemem_map *map, uint64_t end, uint
         "%s ends at byte %llu, but bytes up to %llu were to be read: it was cut short; sagemem_map_refresh takes what is "
         "left",
         smi_path_shown(map->desc.path), (unsigned long long)end, (unsigned long long)wanted);
+}
+
+static smi_u64 smi_filemap_serials;
+static uint64_t smi_filemap_serial(void) { return __atomic_add_fetch(&smi_filemap_serials, 1, __ATOMIC_RELAXED); }
+
+/* Release: our reads of the bytes; acquire, for who then closes the map: all others'. */
+static void smi_filemap_lease_drop(smi_filemap_lease *lease) {
+    if (__atomic_sub_fetch(&lease->holders, 1, __ATOMIC_ACQ_REL) == 0) smi_meta_free(lease, sizeof *lease);
+}
+static unsigned long long smi_filemap_held(const sagemem_map *map) {
+    const smi_filemap_lease *lease = SMI_LOAD_ACQUIRE(&map->lease);
+    return lease != NULL ? SMI_LOAD_ACQUIRE(&lease->holders) - 1 : 0;
 }
 
 static sagemem_status smi_filemap_desc_check(const sagemem_map_desc *desc, const char *call) {
@@ -12505,6 +12680,7 @@ static sagemem_status smi_filemap_begin(sagemem_map *map, const sagemem_map_desc
     map->most = desc->length != 0 ? desc->length : UINT64_MAX;
     map->file = smi_os_no_handle();
     map->forks = smi_os_forks;
+    map->serial = smi_filemap_serial();
     sagemem_status status = smi_filemap_open_file(map, desc, &info, call);
     if (status == SAGEMEM_OK && desc->path != NULL) {
         map->desc.path = smi_copy_path(&map->object, desc->path, &map->path_bytes, call);
@@ -12527,6 +12703,11 @@ static void smi_filemap_end(smi_object *object) {
                     smi_mine.error.message);
         smi_mine.error = last;
     }
+    if (smi_filemap_held(map) > 0)
+        smi_log(SAGEMEM_LOG_ERROR, "a map of %s ended while %llu slices of its records were held: their bytes are gone",
+                smi_path_shown(map->desc.path), smi_filemap_held(map));
+    if (map->lease != NULL) smi_filemap_lease_drop(map->lease);
+    map->lease = NULL;
     memset(&none, 0, sizeof none);
     smi_filemap_put(map, &none);
     if (map->file != smi_os_no_handle()) (void)smi_os_close(map->file); /* what was written is on the disk already */
@@ -12576,6 +12757,13 @@ SAGEMEM_API sagemem_status sagemem_map_close(sagemem_map *map) {
     if (map == NULL) return SAGEMEM_OK;
     if (!smi_object_enter(map, &smi_filemap_kind, call)) return smi_mine.error.status;
     smi_domain *heap = map->object.domain->base;
+    unsigned long long held = smi_filemap_held(map);
+    if (held > 0) {
+        smi_leave(heap);
+        return smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
+                         "%llu slices of the records of %s are still held; release them first", held,
+                         smi_path_shown(map->desc.path));
+    }
     sagemem_status status = smi_filemap_is_ours(map) ? smi_filemap_flush(map, call) : SAGEMEM_OK;
     if (status == SAGEMEM_OK) {
         map->closing = true;
@@ -12715,6 +12903,9 @@ static sagemem_status smi_filemap_refresh(sagemem_map *map, const char *call) {
     memset(&info, 0, sizeof info);
     smi_filemap_part part;
     uint64_t before = map->size;
+    if (smi_filemap_held(map) > 0)
+        return smi_fail(SAGEMEM_E_BUSY, 0, call, "%llu slices of the records of %s are still held; release them first",
+                        smi_filemap_held(map), smi_path_shown(map->desc.path));
     sagemem_status status = smi_filemap_flush(map, call);
     if (status != SAGEMEM_OK) return status;
     if (!smi_os_info_of(map->file, &info))
@@ -12724,6 +12915,7 @@ static sagemem_status smi_filemap_refresh(sagemem_map *map, const char *call) {
     if (status == SAGEMEM_OK) {
         SMI_STORE(&map->touched, false);
         map->forks = smi_os_forks;
+        map->serial = smi_filemap_serial();
         smi_filemap_put(map, &part);
     } else {
         map->size = map->desc.length = before;
@@ -14628,6 +14820,1237 @@ SAGEMEM_API sagemem_status sagemem_reader_close(sagemem_reader *reader) {
 }
 
 #endif /* SAGEMEM_WITH_IO */
+
+/* ==========================================================================
+ * >>stream  Chunks are looked for in the reader's window, and processed there or handed over.
+ * ========================================================================== */
+#if SAGEMEM_WITH_IO
+
+/* The window of the reader begins with a record. It is widened until it has a chunk:
+ *
+ *     reader   at ........ done ........ seen ...... end | what the reader gives next
+ *                 complete      looked at
+ *
+ * What of it may be looked at is `reach`: chunk_bytes, and twice as much again and again while not even one record is complete. So
+ * a chunk is the same whatever pieces the bytes come in, and a long record is looked at as often as a logarithm says.
+ *
+ * One thread processes in the window, and consumes the chunk when process_fn has returned OK. With more, chunks go round:
+ *
+ *     unused -> filled by the caller, who alone uses the reader -> first ... last -> processed by any thread -> unused
+ *
+ * The caller processes, too, when no chunk is unused: so much for back-pressure. Chunks are begun in the order of the input; when
+ * one fails, all those before it have been begun, and are waited for: the failure with the lowest offset is the same every time.
+ * While the caller waits for input, a failure wakes it. */
+
+enum {
+    SMI_STREAM_BYTES = 1 << 20,
+    SMI_STREAM_RECORD_MAX = 1 << 26,
+    SMI_STREAM_BUFFERS = 3, /* one is read into, one lies ready, one is for the difference */
+    SMI_STREAM_MAX = 1024   /* threads, and buffers */
+};
+
+typedef struct smi_stream_chunk {
+    struct smi_stream_chunk *next;
+    const char *at; /* in a map, or `buffer` */
+    size_t size;
+    uint64_t offset;
+    char *buffer; /* NULL: none yet, or not needed */
+    size_t room;
+} smi_stream_chunk;
+
+typedef struct smi_stream {
+    smi_object object;
+    sagemem_stream_desc desc; /* resolved */
+    sagemem_reader *reader;
+    bool entered;               /* the caller is in the heap */
+    size_t done, seen, records; /* of the next chunk: see above; records in `done` */
+    sagemem_status status;      /* of reading, once it has failed: told when what came before is processed */
+    sagemem_error error;
+    /* With threads. Under the lock: */
+    smi_lock lock;
+    smi_condition changed;
+    smi_stream_chunk *unused, *first, *last;
+    uint32_t under_way;     /* calls of process_fn */
+    bool ended;             /* nothing is going to be put behind `last` */
+    bool stops;             /* process_fn failed; read without the lock, too */
+    uint64_t failed_offset; /* where, if it did */
+    sagemem_error failure;
+    /* The caller's: */
+    smi_stream_chunk *chunks;
+    smi_os_thread *workers;
+    uint32_t chunk_count, worker_room, worker_count;
+    smi_os_bell bell; /* ends the caller's wait for a pipe */
+    bool shares, rings;
+} smi_stream;
+
+static const char smi_stream_call[] = "sagemem_stream_run";
+
+/* -- Streams: the caller and the reader -- */
+
+static uint64_t smi_stream_position(const sagemem_reader *r) { return r->offset - (uint64_t)(r->end - r->at); }
+
+/* Outside of the heap, while the program's functions run or input is waited for, the reader is busy. */
+static void smi_stream_leave(smi_stream *s) {
+    s->reader->object.busy = true;
+    s->entered = false;
+    smi_object_leave(&s->object);
+}
+
+static void smi_stream_end(smi_object *o);
+/* Who may have ended the stream is process_fn, with the scope or heap: its structure tells so. */
+static size_t smi_stream_check(const smi_object *o, const char *call) {
+    (void)o, (void)call;
+    return 0;
+}
+static const smi_object_kind smi_stream_kind = {"stream", sizeof(smi_stream), smi_stream_end, smi_stream_check};
+
+/* OK, and back in the heap; or the fault handler was called. */
+static sagemem_status smi_stream_enter(smi_stream *s) {
+    if (!smi_object_enter(&s->object, &smi_stream_kind, smi_stream_call)) return smi_mine.error.status;
+    s->entered = true;
+    return SAGEMEM_OK;
+}
+
+/* With threads: until there is something to read, or the stream stops. Others may use the heap meanwhile. */
+static sagemem_status smi_stream_await(smi_stream *s) {
+    smi_reader_ahead *a = &s->reader->ahead;
+    if (!s->shares) return SAGEMEM_OK;
+    smi_stream_leave(s);
+    if (a->runs) {
+        smi_lock_take(&a->lock);
+        while (a->taken == a->filled && !a->halted && !SMI_LOAD(&s->stops)) smi_condition_wait(&a->changed, &a->lock);
+        smi_lock_give(&a->lock);
+    } else if (s->rings) {
+        (void)smi_os_wait_readable(s->reader->handle, &s->bell);
+    }
+    sagemem_status status = smi_stream_enter(s);
+    return status == SAGEMEM_OK && SMI_LOAD(&s->stops) ? SAGEMEM_E_CLOSED : status; /* the reason is `failure` */
+}
+
+/* One piece more behind the window, which is not empty. */
+static sagemem_status smi_stream_append(sagemem_reader *r, size_t reach, size_t *got) {
+    size_t held = (size_t)(r->end - r->at);
+    bool own = r->buffer != NULL && (uintptr_t)r->at - (uintptr_t)r->buffer < r->capacity, full = held >= r->capacity;
+    sagemem_status status = SAGEMEM_OK;
+    *got = 0;
+    if (!own || full || r->at != r->buffer) status = smi_reader_room(r, own && !full ? r->capacity : reach, smi_stream_call);
+    if (status != SAGEMEM_OK) return status;
+    size_t room = r->capacity - held;
+    status = smi_reader_bring(r, r->buffer + held, room < reach - held ? room : reach - held, room, got, smi_stream_call);
+    r->end += *got;
+    return status;
+}
+
+/* The window has `least` bytes, at most `reach`; or all that is left. *ended: nothing comes behind it. */
+static sagemem_status smi_stream_fill(smi_stream *s, size_t least, size_t reach, bool *ended) {
+    sagemem_reader *r = s->reader;
+    sagemem_status status = smi_reader_parted(r, smi_stream_call);
+    if (r->map != NULL) {
+        if ((size_t)(r->end - r->at) < least) smi_reader_widen(r, least - (size_t)(r->end - r->at));
+        *ended = r->rest == r->rest_end;
+    }
+    while (status == SAGEMEM_OK && !*ended && (size_t)(r->end - r->at) < least) {
+        bool first = r->at == r->end;
+        size_t got = 0;
+        if (r->rest == r->rest_end) status = smi_stream_await(s);
+        if (status != SAGEMEM_OK) break;
+        status = first ? smi_reader_next(r, least, smi_stream_call) : smi_stream_append(r, reach, &got);
+        if (first) got = (size_t)(r->end - r->at);
+        *ended = status == SAGEMEM_OK && got == 0;
+    }
+    return status;
+}
+
+/* -- Streams: where chunks end -- */
+
+/* Asks the program, behind what is complete, for up to `most` records. */
+static sagemem_status smi_stream_ask(smi_stream *s, const char *at, size_t size, size_t most) {
+    sagemem_status status = SAGEMEM_OK;
+    sagemem_error before = smi_mine.error; /* a question has no failure */
+    for (; most > 0 && s->done < size; most--) {
+        size_t left = size - s->done;
+        unsigned long long where = smi_stream_position(s->reader) + s->done;
+        s->reader->object.busy = true;
+        size_t n = s->desc.boundary_fn(s->desc.ctx, at + s->done, left);
+        smi_mine.error = before;
+        if (n > left)
+            status = smi_fail(SAGEMEM_E_CORRUPT, 0, smi_stream_call,
+                              "boundary_fn says that of %zu bytes %zu are complete records, at byte %llu; it must not say more",
+                              left, n, where);
+        if (n == 0 || n > left) break;
+        s->done += n;
+        s->records++;
+    }
+    return status;
+}
+
+/* The last delimiter, or from the front one after the other. */
+static void smi_stream_find(smi_stream *s, const char *at, size_t size, size_t most) {
+    int delimiter = s->desc.delimiter_plus_one - 1;
+    if (most == SIZE_MAX) {
+        size_t end = size;
+        while (end > s->seen && (unsigned char)at[end - 1] != delimiter) end--;
+        if (end > s->seen) s->done = end;
+        s->seen = size;
+    }
+    while (most > 0 && most != SIZE_MAX && s->seen < size) {
+        const char *found = (const char *)memchr(at + s->seen, delimiter, size - s->seen);
+        s->seen = found != NULL ? (size_t)(found - at) + 1 : size;
+        if (found == NULL) break;
+        s->done = s->seen;
+        s->records++;
+        most--;
+    }
+}
+
+/* Looks for complete records in the first bytes of the window. Past chunk_bytes only one is of interest. */
+static sagemem_status smi_stream_look(smi_stream *s, size_t size) {
+    const sagemem_stream_desc *d = &s->desc;
+    const char *at = s->reader->at;
+    size_t most = d->chunk_records > 0 ? d->chunk_records - s->records : SIZE_MAX;
+    if (size > d->max_record_bytes) size = d->max_record_bytes;
+    if (size > d->chunk_bytes) most = 1;
+    if (d->boundary_fn != NULL) return smi_stream_ask(s, at, size, most);
+    if (d->delimiter_plus_one != 0) {
+        smi_stream_find(s, at, size, most);
+    } else {
+        size_t n = (size - s->done) / d->record_bytes;
+        if (n > most) n = most;
+        s->done += n * d->record_bytes;
+        s->records += n;
+    }
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_stream_too_long(const smi_stream *s) {
+    return smi_fail(
+        SAGEMEM_E_TOO_BIG, 0, smi_stream_call,
+        "%s: the record at byte %llu is longer than max_record_bytes, %zu; set more, or look whether its end is missing",
+        smi_reader_name(s->reader), (unsigned long long)smi_stream_position(s->reader), s->desc.max_record_bytes);
+}
+
+/* Bytes of the next chunk, if it is decided with `size` bytes in reach; 0: it is not. At the end the rest is a record, and in
+ * this chunk if there is room, and some to spare: so the answer is the same where the end is known and where it is yet to come. */
+static size_t smi_stream_decide(const smi_stream *s, size_t size, bool ended, bool failed) {
+    const sagemem_stream_desc *d = &s->desc;
+    bool full = (d->chunk_records > 0 && s->records == d->chunk_records) || (s->done > 0 && size >= d->chunk_bytes);
+    if (ended && !failed && !full && size <= d->max_record_bytes) return size;
+    return full || ended || failed ? s->done : 0;
+}
+
+static void smi_stream_note(smi_stream *s, sagemem_status status) {
+    if (s->status != SAGEMEM_OK || status == SAGEMEM_OK) return;
+    s->status = status;
+    s->error = smi_mine.error;
+}
+
+/* The size of the chunk at the front of the window. 0: the input has ended; or a failure, and nothing complete is in front of it. */
+static sagemem_status smi_stream_next(smi_stream *s, size_t *chunk) {
+    const sagemem_stream_desc *d = &s->desc;
+    const sagemem_reader *r = s->reader;
+    size_t reach = d->chunk_bytes, least = d->chunk_records > 0 ? 1 : reach;
+    bool ended = false;
+    s->done = s->seen = s->records = *chunk = 0;
+    smi_reader_watch(r, true);
+    for (;;) {
+        if (s->status == SAGEMEM_OK) smi_stream_note(s, smi_stream_fill(s, least, reach, &ended));
+        if (!s->entered) return s->status;
+        size_t window = (size_t)(r->end - r->at), size = window < reach ? window : reach;
+        if (size > 0) smi_stream_note(s, smi_stream_look(s, size));
+        *chunk = smi_stream_decide(s, size, ended && window == size, s->status != SAGEMEM_OK);
+        if (*chunk == 0 && size > d->max_record_bytes) smi_stream_note(s, smi_stream_too_long(s));
+        if (*chunk > 0 || window == 0 || s->status != SAGEMEM_OK) break;
+        if (size == reach) reach = reach > d->max_record_bytes / 2 ? d->max_record_bytes + 1 : 2 * reach;
+        least = d->chunk_records > 0 && window < reach ? window + 1 : reach;
+    }
+    smi_reader_watch(r, false);
+    if (*chunk > 0 || s->status == SAGEMEM_OK) return SAGEMEM_OK;
+    smi_mine.error = s->error;
+    return s->status;
+}
+
+/* -- Streams: processing -- */
+
+/* What the program's function left as the last error is its reason, if the statuses agree. */
+static sagemem_status smi_stream_process(const smi_stream *s, const char *at, size_t size, uint64_t offset) {
+    sagemem_error before = smi_mine.error;
+    smi_mine.error.status = SAGEMEM_OK;
+    sagemem_status status = s->desc.process_fn(s->desc.ctx, at, size, offset);
+    if (status == SAGEMEM_OK) smi_mine.error = before;
+    else if (smi_mine.error.status != status)
+        smi_fail(status, 0, smi_stream_call, "process_fn returned %s for the %zu bytes at byte %llu: the stream was stopped",
+                 sagemem_status_name(status), size, (unsigned long long)offset);
+    return status;
+}
+
+/* By the caller alone, where the bytes lie. */
+static sagemem_status smi_stream_alone(smi_stream *s) {
+    sagemem_reader *r = s->reader;
+    for (;;) {
+        size_t size;
+        sagemem_status status = smi_stream_next(s, &size);
+        if (status != SAGEMEM_OK || size == 0) return status;
+        const char *at = r->at;
+        uint64_t offset = smi_stream_position(r);
+        smi_reader_show(r, at, size);
+        smi_stream_leave(s);
+        status = smi_stream_process(s, at, size, offset);
+        sagemem_error error = smi_mine.error;
+        sagemem_status back = smi_stream_enter(s);
+        if (back != SAGEMEM_OK) return back;
+        smi_reader_hide(r);
+        if (status != SAGEMEM_OK) {
+            smi_mine.error = error;
+            return status;
+        }
+        r->at += size;
+    }
+}
+
+/* -- Streams: with threads. `under the lock` is the stream's. -- */
+
+/* What waits is not begun any more. Under the lock. */
+static void smi_stream_drop(smi_stream *s) {
+    SMI_STORE(&s->stops, true);
+    if (s->first == NULL) return;
+    s->last->next = s->unused;
+    s->unused = s->first;
+    s->first = s->last = NULL;
+}
+
+/* The caller may be waiting for input. */
+static void smi_stream_wake_caller(smi_stream *s) {
+    smi_reader_ahead *a = &s->reader->ahead;
+    if (s->rings) smi_os_bell_ring(&s->bell);
+    if (!a->runs) return;
+    smi_lock_take(&a->lock);
+    smi_condition_wake_all(&a->changed);
+    smi_lock_give(&a->lock);
+}
+
+/* Processes the next chunk. False: none may be begun now. Under the lock, which is given meanwhile. */
+static bool smi_stream_work(smi_stream *s) {
+    smi_stream_chunk *c = s->first;
+    if (c == NULL || (s->under_way > 0 && !s->desc.unordered)) return false;
+    s->first = c->next;
+    if (s->first == NULL) s->last = NULL;
+    s->under_way++;
+    smi_lock_give(&s->lock);
+    sagemem_status status = smi_stream_process(s, c->at, c->size, c->offset);
+    smi_lock_take(&s->lock);
+    s->under_way--;
+    if (SMI_UNLIKELY(s->object.domain == &smi_process)) return false; /* process_fn ended the scope, and all of this with it */
+    if (status != SAGEMEM_OK) {
+        if (c->offset < s->failed_offset) {
+            s->failed_offset = c->offset;
+            s->failure = smi_mine.error;
+            s->failure.status = status;
+        }
+        smi_stream_drop(s);
+        smi_stream_wake_caller(s);
+    }
+    c->next = s->unused;
+    s->unused = c;
+    smi_condition_wake_all(&s->changed);
+    return true;
+}
+
+static void smi_stream_worker(void *ctx) {
+    smi_stream *s = (smi_stream *)ctx;
+    smi_lock_take(&s->lock);
+    while (s->first != NULL || !s->ended)
+        if (!smi_stream_work(s)) smi_condition_wait(&s->changed, &s->lock);
+    smi_lock_give(&s->lock);
+}
+
+/* By the caller: a chunk to be filled, for which room is made by working. NULL: the stream stops. */
+static smi_stream_chunk *smi_stream_take(smi_stream *s) {
+    smi_lock_take(&s->lock);
+    while (s->unused == NULL && !s->stops)
+        if (!smi_stream_work(s)) smi_condition_wait(&s->changed, &s->lock);
+    smi_stream_chunk *c = s->stops ? NULL : s->unused;
+    if (c != NULL) s->unused = c->next;
+    smi_lock_give(&s->lock);
+    return c;
+}
+
+/* To those who process; or, empty, back. */
+static void smi_stream_give(smi_stream *s, smi_stream_chunk *c) {
+    smi_lock_take(&s->lock);
+    if (c->size == 0 || s->stops) {
+        c->next = s->unused;
+        s->unused = c;
+    } else {
+        c->next = NULL;
+        if (s->last != NULL) s->last->next = c;
+        else s->first = c;
+        s->last = c;
+        smi_condition_wake_all(&s->changed);
+    }
+    smi_lock_give(&s->lock);
+}
+
+/* A copy of the front of the window, which moves on. */
+static sagemem_status smi_stream_copy(smi_stream *s, smi_stream_chunk *c) {
+    sagemem_reader *r = s->reader;
+    if (c->room < c->size) {
+        if (c->buffer != NULL) smi_free(c->buffer, smi_nowhere, smi_stream_call);
+        c->room = c->size > s->desc.chunk_bytes ? c->size : s->desc.chunk_bytes;
+        c->buffer = (char *)smi_object_alloc(&s->object, 64, c->room, r->desc.tag, false, smi_stream_call);
+        if (c->buffer == NULL) c->room = 0;
+        if (c->buffer == NULL) return smi_mine.error.status;
+    }
+    c->at = c->buffer;
+    (void)smi_reader_copy(r, c->buffer, c->size);
+    return SAGEMEM_OK;
+}
+
+/* The next chunk; size 0: there is none. */
+static sagemem_status smi_stream_put(smi_stream *s, smi_stream_chunk *c) {
+    sagemem_reader *r = s->reader;
+    c->size = 0;
+    sagemem_status status = smi_stream_enter(s);
+    if (status == SAGEMEM_OK) status = smi_stream_next(s, &c->size);
+    if (status == SAGEMEM_OK && c->size > 0) {
+        c->offset = smi_stream_position(r);
+        c->at = r->at;
+        if (r->map != NULL) r->at += c->size;
+        else status = smi_stream_copy(s, c);
+    }
+    if (status != SAGEMEM_OK) c->size = 0;
+    if (s->entered) smi_stream_leave(s);
+    return status;
+}
+
+/* Everything is handed over: the caller works with the others until it is done. */
+static void smi_stream_drain(smi_stream *s) {
+    smi_lock_take(&s->lock);
+    s->ended = true;
+    smi_condition_wake_all(&s->changed);
+    while (s->first != NULL || s->under_way > 0)
+        if (!smi_stream_work(s)) smi_condition_wait(&s->changed, &s->lock);
+    smi_lock_give(&s->lock);
+}
+
+static sagemem_status smi_stream_together(smi_stream *s) {
+    sagemem_status status = SAGEMEM_OK;
+    smi_stream_leave(s);
+    for (smi_stream_chunk *c; (c = smi_stream_take(s)) != NULL;) {
+        status = smi_stream_put(s, c);
+        bool none = c->size == 0;
+        smi_stream_give(s, c);
+        if (none) break;
+    }
+    sagemem_error error = smi_mine.error;
+    smi_stream_drain(s);
+    sagemem_status back = smi_stream_enter(s);
+    if (back != SAGEMEM_OK) return back;
+    bool failed = s->failed_offset != UINT64_MAX;
+    smi_mine.error = failed ? s->failure : error;
+    return failed ? s->failure.status : status;
+}
+
+/* -- Streams: beginning and end -- */
+
+/* What it takes to process with threads. One that cannot be started is not needed: the others do its work. */
+static sagemem_status smi_stream_share(smi_stream *s) {
+    const sagemem_stream_desc *d = &s->desc;
+    const sagemem_reader *r = s->reader;
+    uint32_t others = d->unordered ? (uint32_t)d->threads - 1 : 1; /* in order only one can work while the caller reads */
+    smi_lock_init(&s->lock);
+    smi_condition_init(&s->changed);
+    s->shares = true;
+    s->failed_offset = UINT64_MAX;
+    s->chunk_count = (uint32_t)d->buffer_count + others + 1;
+    s->worker_room = others;
+    s->chunks = (smi_stream_chunk *)smi_object_meta(&s->object, s->chunk_count * sizeof *s->chunks, smi_stream_call);
+    if (s->chunks == NULL) return smi_mine.error.status;
+    s->workers = (smi_os_thread *)smi_object_meta(&s->object, others * sizeof *s->workers, smi_stream_call);
+    if (s->workers == NULL) return smi_mine.error.status;
+    if (r->input->waits && !r->ahead.runs && !(s->rings = smi_os_bell_make(&s->bell)))
+        return smi_fail_file(smi_stream_call, r->path, "close files, or use one thread", "no event to wait with");
+    for (uint32_t i = s->chunk_count; i-- > 0; s->unused = &s->chunks[i]) s->chunks[i].next = s->unused;
+    while (s->worker_count < others && smi_os_thread_start(&s->workers[s->worker_count], smi_stream_worker, s)) s->worker_count++;
+    return SAGEMEM_OK;
+}
+
+/* Also with its scope or heap, if process_fn ended that. */
+static void smi_stream_end(smi_object *o) {
+    smi_stream *s = (smi_stream *)o;
+    s->entered = false;
+    if (!s->shares) return;
+    smi_lock_take(&s->lock);
+    s->ended = true;
+    smi_stream_drop(s);
+    smi_condition_wake_all(&s->changed);
+    smi_lock_give(&s->lock);
+    for (uint32_t i = 0; i < s->worker_count; i++) smi_os_thread_join(&s->workers[i]);
+    smi_condition_deinit(&s->changed);
+    if (s->rings) smi_os_bell_close(&s->bell);
+    for (uint32_t i = 0; s->chunks != NULL && i < s->chunk_count; i++)
+        if (s->chunks[i].buffer != NULL) smi_free(s->chunks[i].buffer, smi_nowhere, smi_stream_call);
+    if (s->workers != NULL) smi_meta_free(s->workers, s->worker_room * sizeof *s->workers);
+    if (s->chunks != NULL) smi_meta_free(s->chunks, s->chunk_count * sizeof *s->chunks);
+}
+
+static sagemem_status smi_stream_refuse(const sagemem_stream_desc *d) {
+    const char *call = smi_stream_call;
+    if (d == NULL || d->reader == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "no desc, or no reader in it: what is to be read?");
+    if (d->process_fn == NULL)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "process_fn is NULL: pass what is done with each chunk");
+    int given = (d->delimiter_plus_one != 0) + (d->record_bytes != 0) + (d->boundary_fn != NULL);
+    if (given > 1)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%d of delimiter_plus_one, record_bytes and boundary_fn are given; give one",
+                        given);
+    if (d->delimiter_plus_one < 0 || d->delimiter_plus_one > 256)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "delimiter_plus_one is %d; pass a byte, 0 to 255, and 1 more",
+                        d->delimiter_plus_one);
+    if (d->buffer_count < 0 || d->buffer_count > SMI_STREAM_MAX || d->threads < 0 || d->threads > SMI_STREAM_MAX)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "%d buffers and %d threads; there may be 1 to %d, 0 means %d and 1",
+                        d->buffer_count, d->threads, SMI_STREAM_MAX, SMI_STREAM_BUFFERS);
+    if (d->max_record_bytes > (size_t)PTRDIFF_MAX - 1)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "max_record_bytes is %zu, more than there are addresses for; at most %zu",
+                        d->max_record_bytes, (size_t)PTRDIFF_MAX - 1);
+    size_t most = d->max_record_bytes != 0 ? d->max_record_bytes : (size_t)SMI_STREAM_RECORD_MAX;
+    if (d->record_bytes > most)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "record_bytes is %zu, more than max_record_bytes, %zu", d->record_bytes, most);
+    return SAGEMEM_OK;
+}
+
+/* With no kind of record given, records of one byte: but these are not counted one by one. */
+static void smi_stream_resolve(sagemem_stream_desc *d) {
+    if (d->max_record_bytes == 0) d->max_record_bytes = SMI_STREAM_RECORD_MAX;
+    if (d->delimiter_plus_one == 0 && d->boundary_fn == NULL && d->record_bytes == 0) d->record_bytes = 1;
+    if (d->chunk_bytes == 0) d->chunk_bytes = SMI_STREAM_BYTES;
+    if (d->chunk_bytes < d->record_bytes) d->chunk_bytes = d->record_bytes;
+    if (d->chunk_bytes > d->max_record_bytes) d->chunk_bytes = d->max_record_bytes;
+    if (d->buffer_count == 0) d->buffer_count = SMI_STREAM_BUFFERS;
+    if (d->threads == 0) d->threads = 1;
+}
+
+SAGEMEM_API sagemem_status sagemem_stream_run(const sagemem_stream_desc *desc) {
+    if (smi_stream_refuse(desc) != SAGEMEM_OK) return SAGEMEM_E_ARGUMENT;
+    sagemem_reader *r = desc->reader;
+    if (!smi_reader_enter(r, smi_stream_call)) return smi_mine.error.status;
+    smi_domain *h = r->object.domain->base;
+    smi_stream *s = (smi_stream *)smi_object_create(h, &smi_stream_kind, NULL, smi_stream_call);
+    smi_leave(h); /* the stream's entrance stays */
+    if (s == NULL) return smi_mine.error.status;
+    s->desc = *desc;
+    s->reader = r;
+    s->entered = true;
+    smi_stream_resolve(&s->desc);
+    sagemem_status status = s->desc.threads > 1 ? smi_stream_share(s) : SAGEMEM_OK;
+    if (status == SAGEMEM_OK) status = s->shares ? smi_stream_together(s) : smi_stream_alone(s);
+    if (s->entered) {
+        r->object.busy = false;
+        smi_object_end(&s->object);
+        smi_leave(h);
+    }
+    return status;
+}
+
+SAGEMEM_API size_t sagemem_fasta_boundary(void *ctx, const void *data, size_t size) {
+    const char *at = (const char *)data, *p = at;
+    (void)ctx;
+    while (size > 0 && (p = (const char *)memchr(p + 1, '>', (size_t)(at + size - p) - 1)) != NULL)
+        if (p[-1] == '\n') return (size_t)(p - at);
+    return 0;
+}
+
+#endif /* SAGEMEM_WITH_IO */
+
+/* ==========================================================================
+ * >>index  Starts of records, packed; the same in memory and in the file.
+ * ========================================================================== */
+#if SAGEMEM_WITH_IO
+
+/* Records lie one behind the other, from `first` to `end`: where they start says all. Starts are kept in blocks of 64. In a
+ * block, number i lies near a line through the first one, with the slope of the smallest record:
+ *
+ *     start(i) = base + i * step + rest(i)        0 = rest(0) <= rest(1) <= ... < 2^width
+ *
+ * so lines that are all of one length cost nothing but their block, and no record more than the bits that 64 of its kind differ
+ * by. The rests lie one behind the other in 64-bit words, from a word of the block's own on (frame of reference coding, Goldstein,
+ * Ramakrishnan and Shaft 1998, along a line).
+ *
+ * Saved:   header 128 | blocks | words       in the byte order of the machine, which the header names
+ *
+ * A file that fits its checksums may still be made by hand: all starts are walked through once, and found to be inside the map
+ * and in order, before anybody asks for one. */
+
+enum {
+    SMI_INDEX_BLOCK = 64,
+    SMI_INDEX_PIECE = 1 << 24, /* bytes looked through at a time: far more than a call costs */
+    SMI_INDEX_REACH = 1 << 16, /* bytes that boundary_fn is shown at first */
+    SMI_INDEX_RECORD_MAX = 1 << 26,
+    SMI_INDEX_WIDTH_AT = 56 /* bit of `place` */
+};
+
+typedef struct smi_index_block {
+    uint64_t base, step;
+    uint64_t place; /* its first word, and in the highest byte the width of a rest */
+} smi_index_block;
+
+/* What an index is of: the part of a file, and how that was. */
+typedef struct smi_index_stamp {
+    uint64_t file_size, modified_ns;
+    uint64_t map_offset, map_size;
+} smi_index_stamp;
+
+typedef struct smi_index_header {
+    char magic[16];
+    uint32_t version, byte_order;
+    uint64_t bytes; /* of the whole */
+    smi_index_stamp stamp;
+    uint64_t count, first, end;
+    uint64_t record_bytes, block_count, word_count;
+    uint32_t kind, delimiter;
+    uint32_t data_checksum; /* of blocks and words */
+    uint32_t checksum;      /* of the header up to here */
+} smi_index_header;
+
+static const char smi_index_magic[16] = "sagemem index\0\0";
+static const uint32_t SMI_INDEX_VERSION = 1, SMI_INDEX_ORDER = 0x01020304u;
+
+struct sagemem_index {
+    smi_object object;
+    sagemem_index_desc desc; /* resolved */
+    sagemem_record_kind kind;
+    sagemem_map *map;
+    uint64_t map_serial; /* else it is not the same, or not as it was */
+    smi_index_stamp stamp;
+    uint64_t count, first, end;
+    smi_index_block *blocks;
+    uint64_t *words;
+    size_t block_count, block_room, word_count, word_room;
+};
+
+static void smi_index_end(smi_object *o) {
+    sagemem_index *x = (sagemem_index *)o;
+    if (x->blocks != NULL) smi_free(x->blocks, smi_nowhere, "sagemem_index_destroy");
+    if (x->words != NULL) smi_free(x->words, smi_nowhere, "sagemem_index_destroy");
+}
+
+static size_t smi_index_check(const smi_object *o, const char *call) {
+    const sagemem_index *x = (const sagemem_index *)o;
+    smi_check_ctx c = {call, 0};
+    bool packed = x->kind != SAGEMEM_RECORDS_FIXED;
+    if (x->first > x->end || x->end > x->stamp.map_size || x->block_count > x->block_room || x->word_count > x->word_room ||
+        (packed && x->block_count != x->count / SMI_INDEX_BLOCK + (x->count % SMI_INDEX_BLOCK != 0)))
+        smi_damage(&c, "an index is damaged: something wrote over the library's own memory");
+    return c.damaged;
+}
+
+static const smi_object_kind smi_index_kind = {"index", sizeof(sagemem_index), smi_index_end, smi_index_check};
+
+/* -- Indexes: packing -- */
+
+static unsigned smi_index_width(const smi_index_block *b) { return (unsigned)(b->place >> SMI_INDEX_WIDTH_AT); }
+static uint64_t smi_index_place(const smi_index_block *b) { return b->place & (((uint64_t)1 << SMI_INDEX_WIDTH_AT) - 1); }
+
+/* Blocks without words may be all there are: then there are no words at all. */
+static uint64_t smi_index_rest(const sagemem_index *x, const smi_index_block *b, unsigned i) {
+    unsigned width = smi_index_width(b), bit = i * width, shift = bit % 64;
+    if (width == 0) return 0;
+    const uint64_t *words = x->words + (size_t)smi_index_place(b) + bit / 64;
+    uint64_t rest = words[0] >> shift;
+    if (shift + width > 64) rest |= words[1] << (64 - shift);
+    return width < 64 ? rest & (((uint64_t)1 << width) - 1) : rest;
+}
+
+static uint64_t smi_index_start(const sagemem_index *x, uint64_t record) {
+    if (x->kind == SAGEMEM_RECORDS_FIXED) return record * x->desc.record_bytes;
+    const smi_index_block *b = &x->blocks[(size_t)(record / SMI_INDEX_BLOCK)];
+    unsigned i = (unsigned)(record % SMI_INDEX_BLOCK);
+    return b->base + i * b->step + smi_index_rest(x, b, i);
+}
+static uint64_t smi_index_behind(const sagemem_index *x, uint64_t record) {
+    return record + 1 < x->count ? smi_index_start(x, record + 1) : x->end;
+}
+
+/* Room for `more` elements of 8 * k bytes behind `count`: twice as many each time, since large blocks grow without a copy. */
+static bool smi_index_grow(const sagemem_index *x, void **data, size_t *room, size_t count, size_t more, size_t element_size,
+                           const char *call) {
+    if (more <= *room - count) return true;
+    size_t wanted = *room < 64 ? 64 : *room * 2, bytes;
+    if (wanted < count + more) wanted = count + more;
+    if (wanted < *room || __builtin_mul_overflow(wanted, element_size, &bytes)) bytes = SIZE_MAX; /* which fails with a message */
+    void *grown = *data == NULL ? smi_object_alloc(&x->object, 64, bytes, x->desc.tag, false, call)
+                                : smi_realloc(*data, bytes, SAGEMEM_TAG_SAME, smi_nowhere, call);
+    if (grown == NULL) return false;
+    *data = grown;
+    *room = wanted;
+    return true;
+}
+
+/* What was noted of the block that is being filled. */
+typedef struct smi_index_builder {
+    sagemem_index *x;
+    const char *call;
+    uint64_t starts[SMI_INDEX_BLOCK];
+    unsigned noted;
+    sagemem_status status; /* once it has failed, nothing more is noted */
+} smi_index_builder;
+
+static void smi_index_pack(smi_index_builder *b) {
+    sagemem_index *x = b->x;
+    smi_index_block block = {b->starts[0], UINT64_MAX, 0};
+    for (unsigned i = 1; i < b->noted; i++)
+        if (b->starts[i] - b->starts[i - 1] < block.step) block.step = b->starts[i] - b->starts[i - 1];
+    if (b->noted == 1) block.step = 0;
+    uint64_t most = b->starts[b->noted - 1] - block.base - (b->noted - 1) * block.step;
+    unsigned width = most == 0 ? 0 : 64 - (unsigned)__builtin_clzll(most);
+    size_t words = (b->noted * width + 63) / 64;
+    block.place = x->word_count | (uint64_t)width << SMI_INDEX_WIDTH_AT;
+    if (!smi_index_grow(x, (void **)&x->blocks, &x->block_room, x->block_count, 1, sizeof block, b->call) ||
+        !smi_index_grow(x, (void **)&x->words, &x->word_room, x->word_count, words, sizeof *x->words, b->call)) {
+        b->status = smi_mine.error.status;
+        return;
+    }
+    if (words > 0) memset(x->words + x->word_count, 0, words * sizeof *x->words);
+    for (unsigned i = 0; i < b->noted && width > 0; i++) {
+        uint64_t rest = b->starts[i] - block.base - i * block.step, *to = x->words + x->word_count + i * width / 64;
+        unsigned shift = i * width % 64;
+        to[0] |= rest << shift;
+        if (shift + width > 64) to[1] |= rest >> (64 - shift);
+    }
+    x->blocks[x->block_count++] = block;
+    x->word_count += words;
+    b->noted = 0;
+}
+
+static void smi_index_note(smi_index_builder *b, uint64_t start) {
+    if (b->status != SAGEMEM_OK) return;
+    b->starts[b->noted++] = start;
+    b->x->count++;
+    if (b->noted == SMI_INDEX_BLOCK) smi_index_pack(b);
+}
+
+/* -- Indexes: looking through a map -- */
+
+/* Delimiters and FASTA need no record in one piece. `line` says whether a line begins with the piece. */
+static void smi_index_scan(smi_index_builder *b, const char *piece, size_t size, uint64_t at, bool *line) {
+    const sagemem_index *x = b->x;
+    bool fasta = x->kind == SAGEMEM_RECORDS_FASTA;
+    int wanted = fasta ? '>' : x->desc.delimiter_plus_one - 1;
+    const char *p = piece, *end = piece + size;
+    while (p < end && (p = (const char *)memchr(p, wanted, (size_t)(end - p))) != NULL) {
+        uint64_t here = at + (uint64_t)(p - piece);
+        if (!fasta && here + 1 < x->end) smi_index_note(b, here + 1);
+        if (fasta && (p > piece ? p[-1] == '\n' : *line)) smi_index_note(b, here);
+        p++;
+    }
+    *line = end[-1] == '\n';
+}
+
+static sagemem_status smi_index_scan_all(smi_index_builder *b, sagemem_map *map) {
+    sagemem_index *x = b->x;
+    uint64_t most = map->desc.window != 0 && map->desc.window < SMI_INDEX_PIECE ? map->desc.window : (uint64_t)SMI_INDEX_PIECE;
+    bool line = true;
+    if (x->kind == SAGEMEM_RECORDS_DELIMITED && x->end > 0) smi_index_note(b, 0);
+    for (uint64_t at = 0; at < x->end && b->status == SAGEMEM_OK; at += most) {
+        size_t size = (size_t)(x->end - at < most ? x->end - at : most);
+        const char *piece = (const char *)sagemem_map_view(map, at, size);
+        if (piece == NULL) return smi_mine.error.status;
+        smi_index_scan(b, piece, size, at, &line);
+    }
+    return b->status;
+}
+
+/* Shows boundary_fn twice as much again and again, until it sees the end of the record at `at`. */
+static sagemem_status smi_index_ask(const sagemem_index *x, sagemem_map *map, uint64_t at, size_t *reach, uint64_t *record,
+                                    const char *call) {
+    for (uint64_t left = x->end - at;; *reach *= 2) {
+        if (*reach > x->desc.max_record_bytes) *reach = x->desc.max_record_bytes;
+        size_t size = left < *reach ? (size_t)left : *reach;
+        const void *view = sagemem_map_view(map, at, size);
+        if (view == NULL) return smi_mine.error.status;
+        sagemem_error before = smi_mine.error;
+        size_t n = x->desc.boundary_fn(x->desc.ctx, view, size);
+        smi_mine.error = before;
+        if (n > size)
+            return smi_fail(SAGEMEM_E_CORRUPT, 0, call,
+                            "boundary_fn says that the record at byte %llu has %zu bytes, of %zu; it must not say more",
+                            (unsigned long long)at, n, size);
+        *record = n > 0 ? n : left;
+        if (n > 0 || size == left) return SAGEMEM_OK;
+        if (size == x->desc.max_record_bytes)
+            return smi_fail(SAGEMEM_E_TOO_BIG, 0, call,
+                            "%s: the record at byte %llu is longer than %zu bytes, the most that boundary_fn is shown; set "
+                            "max_record_bytes, or a larger window",
+                            smi_path_shown(map->desc.path), (unsigned long long)at, size);
+    }
+}
+
+static sagemem_status smi_index_ask_all(smi_index_builder *b, sagemem_map *map) {
+    const sagemem_index *x = b->x;
+    size_t reach = SMI_INDEX_REACH;
+    for (uint64_t at = 0, record = 0; at < x->end && b->status == SAGEMEM_OK; at += record) {
+        sagemem_status status = smi_index_ask(x, map, at, &reach, &record, b->call);
+        if (status != SAGEMEM_OK) return status;
+        smi_index_note(b, at);
+    }
+    return b->status;
+}
+
+/* Gives back what was taken in advance. */
+static void smi_index_fit(void **data, size_t *room, size_t count, size_t element_size) {
+    sagemem_error before = smi_mine.error;
+    if (*data == NULL || count == *room || count == 0) return;
+    void *fit = smi_realloc(*data, count * element_size, SAGEMEM_TAG_SAME, smi_nowhere, "sagemem_index_build");
+    if (fit != NULL) *data = fit;
+    if (fit != NULL) *room = count;
+    smi_mine.error = before;
+}
+
+static sagemem_status smi_index_find_records(sagemem_index *x, sagemem_map *map, const char *call) {
+    smi_index_builder b;
+    memset(&b, 0, sizeof b);
+    b.x = x;
+    b.call = call;
+    x->end = x->stamp.map_size;
+    if (x->kind == SAGEMEM_RECORDS_FIXED) {
+        x->count = x->end / x->desc.record_bytes + (x->end % x->desc.record_bytes != 0);
+        return SAGEMEM_OK;
+    }
+    sagemem_status status = x->kind == SAGEMEM_RECORDS_CALLBACK ? smi_index_ask_all(&b, map) : smi_index_scan_all(&b, map);
+    if (status == SAGEMEM_OK && b.noted > 0) smi_index_pack(&b);
+    if (status == SAGEMEM_OK) status = b.status;
+    if (status != SAGEMEM_OK) return status;
+    x->first = x->count > 0 ? smi_index_start(x, 0) : x->end;
+    smi_index_fit((void **)&x->blocks, &x->block_room, x->block_count, sizeof *x->blocks);
+    smi_index_fit((void **)&x->words, &x->word_room, x->word_count, sizeof *x->words);
+    return status;
+}
+
+/* -- Indexes: beginning -- */
+
+static sagemem_status smi_index_stamp_of(const sagemem_map *map, smi_index_stamp *stamp, const char *call) {
+    smi_os_info info;
+    memset(stamp, 0, sizeof *stamp);
+    if (!smi_os_info_of(map->file, &info))
+        return smi_fail_file(call, map->desc.path, "repeat the call, or look at the disk", "could not be looked at");
+    stamp->file_size = info.size;
+    stamp->modified_ns = info.modified_ns;
+    stamp->map_offset = map->desc.offset;
+    stamp->map_size = map->size;
+    return SAGEMEM_OK;
+}
+
+/* How many ways to tell records there are in a desc, and the last of them. */
+static int smi_index_kinds(const sagemem_index_desc *d, sagemem_record_kind *kind) {
+    if (d->record_bytes != 0) *kind = SAGEMEM_RECORDS_FIXED;
+    if (d->delimiter_plus_one != 0) *kind = SAGEMEM_RECORDS_DELIMITED;
+    if (d->fasta) *kind = SAGEMEM_RECORDS_FASTA;
+    if (d->boundary_fn != NULL) *kind = SAGEMEM_RECORDS_CALLBACK;
+    return (d->record_bytes != 0) + (d->delimiter_plus_one != 0) + d->fasta + (d->boundary_fn != NULL);
+}
+
+static sagemem_status smi_index_refuse(const sagemem_map *map, const sagemem_index_desc *d, int least, const char *call) {
+    sagemem_record_kind kind;
+    if (!smi_object_alive(map, &smi_filemap_kind, call)) return smi_mine.error.status;
+    int given = d != NULL ? smi_index_kinds(d, &kind) : 0;
+    if (given > 1 || given < least)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "%d of delimiter_plus_one, record_bytes, fasta and boundary_fn are given; give one", given);
+    if (d == NULL) return SAGEMEM_OK;
+    if (d->delimiter_plus_one < 0 || d->delimiter_plus_one > 256)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "delimiter_plus_one is %d; pass a byte, 0 to 255, and 1 more",
+                        d->delimiter_plus_one);
+    return smi_tag_known(d->tag, call) ? SAGEMEM_OK : SAGEMEM_E_ARGUMENT;
+}
+
+/* An index without records. Leaves its heap entered. */
+static sagemem_index *smi_index_make(sagemem_map *map, const sagemem_index_desc *desc, const char *call) {
+    sagemem_index *x = (sagemem_index *)smi_object_create(desc->heap, &smi_index_kind, desc->name, call);
+    if (x == NULL) return NULL;
+    x->desc = *desc;
+    x->desc.heap = x->object.domain->base;
+    x->desc.name = smi_object_name(&x->object);
+    if (desc->max_record_bytes == 0) x->desc.max_record_bytes = SMI_INDEX_RECORD_MAX;
+    if (map->desc.window != 0 && map->desc.window < x->desc.max_record_bytes) x->desc.max_record_bytes = (size_t)map->desc.window;
+    (void)smi_index_kinds(desc, &x->kind);
+    x->map = map;
+    x->map_serial = map->serial;
+    return x;
+}
+
+/* Leaves the heap: with the index, or without it. */
+static sagemem_index *smi_index_made(sagemem_index *x, sagemem_status status) {
+    smi_domain *h = x->object.domain->base;
+    if (status != SAGEMEM_OK) smi_object_end(&x->object);
+    smi_leave(h);
+    return status == SAGEMEM_OK ? x : NULL;
+}
+
+SAGEMEM_API sagemem_index *sagemem_index_build(sagemem_map *map, const sagemem_index_desc *desc) {
+    const char *call = "sagemem_index_build";
+    smi_index_stamp after;
+    if (smi_index_refuse(map, desc, 1, call) != SAGEMEM_OK) return NULL;
+    sagemem_index *x = smi_index_make(map, desc, call);
+    if (x == NULL) return NULL;
+    sagemem_status status = smi_index_stamp_of(map, &x->stamp, call);
+    if (status == SAGEMEM_OK) status = smi_index_find_records(x, map, call);
+    if (status == SAGEMEM_OK) status = smi_index_stamp_of(map, &after, call);
+    if (status == SAGEMEM_OK && memcmp(&after, &x->stamp, sizeof after) != 0)
+        status = smi_fail(SAGEMEM_E_STALE, 0, call, "%s was changed while its index was built; refresh the map, and build it again",
+                          smi_path_shown(map->desc.path));
+    return smi_index_made(x, status);
+}
+
+SAGEMEM_API void sagemem_index_destroy(sagemem_index *index) {
+    if (index == NULL || !smi_object_enter(index, &smi_index_kind, "sagemem_index_destroy")) return;
+    smi_domain *h = index->object.domain->base;
+    smi_object_end(&index->object);
+    smi_leave(h);
+}
+
+/* -- Indexes: files -- */
+
+static uint32_t smi_index_header_sum(const smi_index_header *h) { return smi_crc32c(0, h, offsetof(smi_index_header, checksum)); }
+
+static void smi_index_describe(const sagemem_index *x, smi_index_header *h) {
+    memset(h, 0, sizeof *h);
+    memcpy(h->magic, smi_index_magic, sizeof h->magic);
+    h->version = SMI_INDEX_VERSION;
+    h->byte_order = SMI_INDEX_ORDER;
+    h->bytes = sizeof *h + x->block_count * (uint64_t)sizeof *x->blocks + x->word_count * (uint64_t)sizeof *x->words;
+    h->stamp = x->stamp;
+    h->count = x->count;
+    h->first = x->first;
+    h->end = x->end;
+    h->record_bytes = x->desc.record_bytes;
+    h->block_count = x->block_count;
+    h->word_count = x->word_count;
+    h->kind = (uint32_t)x->kind;
+    h->delimiter = x->kind == SAGEMEM_RECORDS_DELIMITED ? (uint32_t)x->desc.delimiter_plus_one - 1 : 0;
+    h->data_checksum = smi_crc32c(0, x->blocks, x->block_count * sizeof *x->blocks);
+    h->data_checksum = smi_crc32c(h->data_checksum, x->words, x->word_count * sizeof *x->words);
+    h->checksum = smi_index_header_sum(h);
+}
+
+/* The calling thread's heap pays for the writer: the index may be another's. */
+SAGEMEM_API sagemem_status sagemem_index_save(const sagemem_index *index, const char *path) {
+    const char *call = "sagemem_index_save";
+    if (path == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "path is NULL: name the file to write");
+    if (!smi_object_alive(index, &smi_index_kind, call)) return smi_mine.error.status;
+    smi_index_header header;
+    smi_index_describe(index, &header);
+    sagemem_writer_desc w;
+    memset(&w, 0, sizeof w);
+    w.path = path;
+    w.atomic = true;
+    w.tag = index->desc.tag;
+    sagemem_writer *writer = sagemem_writer_open(&w);
+    sagemem_status status = writer != NULL ? sagemem_write(writer, &header, sizeof header) : smi_mine.error.status;
+    if (status == SAGEMEM_OK) status = sagemem_write(writer, index->blocks, index->block_count * sizeof *index->blocks);
+    if (status == SAGEMEM_OK) status = sagemem_write(writer, index->words, index->word_count * sizeof *index->words);
+    if (status == SAGEMEM_OK) status = sagemem_writer_close(writer);
+    if (status == SAGEMEM_OK) return status;
+    smi_mine.error.call = call;
+    sagemem_error error = smi_mine.error;
+    sagemem_writer_abandon(writer);
+    smi_mine.error = error;
+    return status;
+}
+
+/* The file that an index is loaded from. */
+typedef struct smi_index_file {
+    smi_os_handle handle;
+    const char *path, *call;
+    uint64_t size, at;
+} smi_index_file;
+
+static sagemem_status smi_index_corrupt(const smi_index_file *f, const char *what) {
+    return smi_fail(SAGEMEM_E_CORRUPT, 0, f->call, "%s %s; build it again", smi_path_shown(f->path), what);
+}
+static sagemem_status smi_index_stale(const smi_index_file *f, const char *what, uint64_t then, uint64_t now) {
+    return smi_fail(SAGEMEM_E_STALE, 0, f->call, "%s is the index of something else: %s was %llu, and is %llu; build it again",
+                    smi_path_shown(f->path), what, (unsigned long long)then, (unsigned long long)now);
+}
+
+static sagemem_status smi_index_read(smi_index_file *f, void *to, size_t size) {
+    for (size_t done = 0, got; done < size; done += got) {
+        unsigned long long where = f->at + done;
+        if (!smi_os_read_at(f->handle, (char *)to + done, size - done, where, &got))
+            return smi_fail_file(f->call, f->path, "the call can be repeated", "reading at byte %llu failed", where);
+        if (got == 0) return smi_index_corrupt(f, "is cut short");
+    }
+    f->at += size;
+    return SAGEMEM_OK;
+}
+
+/* Of the file itself: nothing in it is to be believed but that it was written so. */
+static sagemem_status smi_index_header_read(smi_index_file *f, smi_index_header *h) {
+    if (f->size < sizeof *h) return smi_index_corrupt(f, "is no index, or cut short");
+    sagemem_status status = smi_index_read(f, h, sizeof *h);
+    if (status != SAGEMEM_OK) return status;
+    if (memcmp(h->magic, smi_index_magic, sizeof h->magic) != 0) return smi_index_corrupt(f, "is no index");
+    bool swapped = h->byte_order == __builtin_bswap32(SMI_INDEX_ORDER);
+    if (h->byte_order != SMI_INDEX_ORDER && !swapped) return smi_index_corrupt(f, "has a damaged header");
+    if ((swapped ? __builtin_bswap32(h->checksum) : h->checksum) != smi_index_header_sum(h))
+        return smi_index_corrupt(f, "has a damaged header: its checksum does not match");
+    if (swapped)
+        return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, f->call, "%s was saved on a machine of the other byte order; build it again",
+                        smi_path_shown(f->path));
+    if (h->version > SMI_INDEX_VERSION)
+        return smi_fail(SAGEMEM_E_UNSUPPORTED, 0, f->call, "%s has version %u, this library reads up to %u; build it again",
+                        smi_path_shown(f->path), h->version, SMI_INDEX_VERSION);
+    if (h->bytes != f->size) return smi_index_corrupt(f, "is cut short, or something follows it");
+    return SAGEMEM_OK;
+}
+
+/* The index is one of the map as it is now, and of the records that are wanted. */
+static sagemem_status smi_index_fits(const smi_index_file *f, const smi_index_header *h, const sagemem_map *map,
+                                     const sagemem_index_desc *desc) {
+    smi_index_stamp now;
+    sagemem_record_kind kind;
+    sagemem_status status = smi_index_stamp_of(map, &now, f->call);
+    if (status != SAGEMEM_OK) return status;
+    if (h->stamp.file_size != now.file_size) return smi_index_stale(f, "the file's size", h->stamp.file_size, now.file_size);
+    if (h->stamp.modified_ns != now.modified_ns)
+        return smi_index_stale(f, "the file's time of change in ns", h->stamp.modified_ns, now.modified_ns);
+    if (h->stamp.map_offset != now.map_offset) return smi_index_stale(f, "the map's offset", h->stamp.map_offset, now.map_offset);
+    if (h->stamp.map_size != now.map_size) return smi_index_stale(f, "the map's size", h->stamp.map_size, now.map_size);
+    if (smi_index_kinds(desc, &kind) == 0) return SAGEMEM_OK;
+    if (h->kind != (uint32_t)kind) return smi_index_stale(f, "the kind of records", h->kind, (uint64_t)kind);
+    if (h->record_bytes != desc->record_bytes) return smi_index_stale(f, "record_bytes", h->record_bytes, desc->record_bytes);
+    if (kind == SAGEMEM_RECORDS_DELIMITED && h->delimiter != (uint32_t)desc->delimiter_plus_one - 1)
+        return smi_index_stale(f, "the delimiter", h->delimiter, (uint64_t)desc->delimiter_plus_one - 1);
+    return SAGEMEM_OK;
+}
+
+/* The numbers in the header agree with each other, with the file's size and with the map. */
+static bool smi_index_sensible(const smi_index_header *h) {
+    uint64_t data = h->bytes - sizeof *h, size = h->stamp.map_size;
+    bool fixed = h->kind == SAGEMEM_RECORDS_FIXED;
+    if (h->version == 0 || h->kind > SAGEMEM_RECORDS_CALLBACK || h->delimiter > 255 || h->end != size || h->first > size)
+        return false;
+    if (h->block_count > data / sizeof(smi_index_block)) return false;
+    data -= h->block_count * sizeof(smi_index_block);
+    if (data % sizeof(uint64_t) != 0 || h->word_count != data / sizeof(uint64_t)) return false;
+    if (fixed)
+        return h->record_bytes > 0 && (size_t)h->record_bytes == h->record_bytes && h->bytes == sizeof *h && h->first == 0 &&
+               h->count == size / h->record_bytes + (size % h->record_bytes != 0);
+    return h->record_bytes == 0 && h->block_count == h->count / SMI_INDEX_BLOCK + (h->count % SMI_INDEX_BLOCK != 0) &&
+           (h->kind == SAGEMEM_RECORDS_FASTA || (h->count == 0) == (size == 0));
+}
+
+/* Every record has a byte and is behind the one before, no rest lies outside of the words. */
+static bool smi_index_block_sound(const sagemem_index *x, size_t number, uint64_t *before) {
+    const smi_index_block *b = &x->blocks[number];
+    uint64_t left = x->count - (uint64_t)number * SMI_INDEX_BLOCK, place = smi_index_place(b);
+    unsigned n = left < SMI_INDEX_BLOCK ? (unsigned)left : (unsigned)SMI_INDEX_BLOCK, width = smi_index_width(b);
+    if (width > 64 || place > x->word_count || (n * width + 63) / 64 > x->word_count - place) return false;
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t start = smi_index_start(x, (uint64_t)number * SMI_INDEX_BLOCK + i);
+        bool good = number == 0 && i == 0 ? start == x->first : start > *before;
+        if (!good || start >= x->end) return false;
+        *before = start;
+    }
+    return true;
+}
+static bool smi_index_sound(const sagemem_index *x) {
+    uint64_t before = 0;
+    if (x->kind != SAGEMEM_RECORDS_FIXED && x->count == 0 && x->first != x->end) return false;
+    if (x->kind != SAGEMEM_RECORDS_FASTA && x->first != 0) return false;
+    for (size_t i = 0; i < x->block_count; i++)
+        if (!smi_index_block_sound(x, i, &before)) return false;
+    return true;
+}
+
+/* Takes what the header describes, and looks at all of it. */
+static sagemem_status smi_index_fill(sagemem_index *x, smi_index_file *f, const smi_index_header *h) {
+    if (h->bytes > (uint64_t)PTRDIFF_MAX)
+        return smi_fail(SAGEMEM_E_NOMEM, 0, f->call, "%s has %llu bytes, more than there are addresses for",
+                        smi_path_shown(f->path), (unsigned long long)h->bytes);
+    x->kind = (sagemem_record_kind)h->kind;
+    x->desc.record_bytes = (size_t)h->record_bytes;
+    x->desc.fasta = x->kind == SAGEMEM_RECORDS_FASTA;
+    x->desc.delimiter_plus_one = x->kind == SAGEMEM_RECORDS_DELIMITED ? (int)h->delimiter + 1 : 0;
+    x->stamp = h->stamp;
+    x->count = h->count;
+    x->first = h->first;
+    x->end = h->end;
+    size_t blocks = (size_t)h->block_count, words = (size_t)h->word_count;
+    if (!smi_index_grow(x, (void **)&x->blocks, &x->block_room, 0, blocks, sizeof *x->blocks, f->call) ||
+        !smi_index_grow(x, (void **)&x->words, &x->word_room, 0, words, sizeof *x->words, f->call))
+        return smi_mine.error.status;
+    sagemem_status status = smi_index_read(f, x->blocks, blocks * sizeof *x->blocks);
+    if (status == SAGEMEM_OK) status = smi_index_read(f, x->words, words * sizeof *x->words);
+    if (status != SAGEMEM_OK) return status;
+    x->block_count = blocks;
+    x->word_count = words;
+    uint32_t sum = smi_crc32c(0, x->blocks, blocks * sizeof *x->blocks);
+    if (smi_crc32c(sum, x->words, words * sizeof *x->words) != h->data_checksum)
+        return smi_index_corrupt(f, "is damaged: its checksum does not match");
+    return smi_index_sound(x) ? SAGEMEM_OK : smi_index_corrupt(f, "makes no sense: its records do not lie one behind the other");
+}
+
+static sagemem_index *smi_index_load(smi_index_file *f, sagemem_map *map, const sagemem_index_desc *desc) {
+    smi_index_header header;
+    if (smi_index_header_read(f, &header) != SAGEMEM_OK) return NULL;
+    if (!smi_index_sensible(&header)) {
+        smi_index_corrupt(f, "has a header that makes no sense");
+        return NULL;
+    }
+    if (smi_index_fits(f, &header, map, desc) != SAGEMEM_OK) return NULL;
+    sagemem_index *x = smi_index_make(map, desc, f->call);
+    return x != NULL ? smi_index_made(x, smi_index_fill(x, f, &header)) : NULL;
+}
+
+SAGEMEM_API sagemem_index *sagemem_index_load(sagemem_map *map, const char *path, const sagemem_index_desc *desc) {
+    static const sagemem_index_desc defaults = {0, 0, false, NULL, NULL, 0, NULL, NULL, 0};
+    const char *call = "sagemem_index_load";
+    smi_index_file f = {smi_os_no_handle(), path, call, 0, 0};
+    smi_os_info info;
+    if (path == NULL) smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "path is NULL: name the file that sagemem_index_save wrote");
+    if (path == NULL || smi_index_refuse(map, desc, 0, call) != SAGEMEM_OK) return NULL;
+    if (!smi_os_open_regular(&f.handle, path, false, &info)) {
+        smi_fail_file(call, path, "build the index, and save it", "cannot be opened");
+        return NULL;
+    }
+    sagemem_index *x = NULL;
+    f.size = info.size;
+    if (f.handle == smi_os_no_handle()) {
+        smi_index_corrupt(&f, "is no file");
+    } else {
+        x = smi_index_load(&f, map, desc != NULL ? desc : &defaults);
+        (void)smi_os_close(f.handle);
+    }
+    return x;
+}
+
+/* -- Indexes: use -- */
+
+SAGEMEM_API sagemem_status sagemem_index_get_desc(const sagemem_index *index, sagemem_index_desc *out) {
+    const char *call = "sagemem_index_get_desc";
+    if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_index_desc");
+    if (!smi_object_alive(index, &smi_index_kind, call)) return smi_mine.error.status;
+    *out = index->desc;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API uint64_t sagemem_index_count(const sagemem_index *index) {
+    return smi_object_alive(index, &smi_index_kind, "sagemem_index_count") ? index->count : 0;
+}
+
+SAGEMEM_API sagemem_record_kind sagemem_index_kind(const sagemem_index *index) {
+    return smi_object_alive(index, &smi_index_kind, "sagemem_index_kind") ? index->kind : SAGEMEM_RECORDS_FIXED;
+}
+
+SAGEMEM_API uint64_t sagemem_index_bytes(const sagemem_index *index) {
+    if (!smi_object_alive(index, &smi_index_kind, "sagemem_index_bytes")) return 0;
+    return (uint64_t)(index->blocks != NULL ? sagemem_size(index->blocks) : 0) +
+           (index->words != NULL ? sagemem_size(index->words) : 0);
+}
+
+static sagemem_status smi_index_where(const sagemem_index *x, uint64_t record, uint64_t *offset, uint64_t *size, const char *call) {
+    if (!smi_object_alive(x, &smi_index_kind, call)) return smi_mine.error.status;
+    if (record >= x->count)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "record %llu of %llu is asked for; they are numbered from 0",
+                        (unsigned long long)record, (unsigned long long)x->count);
+    *offset = smi_index_start(x, record);
+    *size = smi_index_behind(x, record) - *offset;
+    return SAGEMEM_OK;
+}
+
+SAGEMEM_API sagemem_status sagemem_index_get(const sagemem_index *index, uint64_t record, uint64_t *offset, uint64_t *size) {
+    uint64_t at = 0, bytes = 0;
+    sagemem_status status = smi_index_where(index, record, &at, &bytes, "sagemem_index_get");
+    if (status == SAGEMEM_OK && offset != NULL) *offset = at;
+    if (status == SAGEMEM_OK && size != NULL) *size = bytes;
+    return status;
+}
+
+SAGEMEM_API sagemem_status sagemem_index_find(const sagemem_index *index, uint64_t offset, uint64_t *record) {
+    const char *call = "sagemem_index_find";
+    if (record == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "record is NULL: pass where the number goes");
+    if (!smi_object_alive(index, &smi_index_kind, call)) return smi_mine.error.status;
+    if (offset < index->first || offset >= index->end)
+        return smi_fail(SAGEMEM_E_NOT_FOUND, 0, call, "byte %llu is in no record; they lie from %llu to %llu",
+                        (unsigned long long)offset, (unsigned long long)index->first, (unsigned long long)index->end);
+    uint64_t low = 0, high = index->count; /* it is in low ... high - 1 */
+    while (high - low > 1) {
+        uint64_t middle = low + (high - low) / 2;
+        if (smi_index_start(index, middle) <= offset) low = middle;
+        else high = middle;
+    }
+    *record = low;
+    return SAGEMEM_OK;
+}
+
+static const void *smi_index_view(const sagemem_index *x, uint64_t record, size_t *size, const char *call) {
+    uint64_t offset = 0, bytes = 0;
+    if (smi_index_where(x, record, &offset, &bytes, call) != SAGEMEM_OK) return NULL;
+    if (!smi_object_alive(x->map, &smi_filemap_kind, call)) return NULL;
+    if (x->map->serial != x->map_serial) {
+        smi_fail(SAGEMEM_E_STALE, 0, call, "the map was refreshed or closed after the index was built; build it again");
+        return NULL;
+    }
+    if (bytes > SIZE_MAX / 2) {
+        smi_fail(SAGEMEM_E_TOO_BIG, 0, call, "record %llu has %llu bytes, more than there are addresses for; read it in parts",
+                 (unsigned long long)record, (unsigned long long)bytes);
+        return NULL;
+    }
+    *size = (size_t)bytes;
+    return sagemem_map_view(x->map, offset, *size);
+}
+
+SAGEMEM_API const void *sagemem_index_view(const sagemem_index *index, uint64_t record, size_t *size) {
+    size_t bytes;
+    const void *view = smi_index_view(index, record, &bytes, "sagemem_index_view");
+    if (view != NULL && size != NULL) *size = bytes;
+    return view;
+}
+
+#endif /* SAGEMEM_WITH_IO */
+
+#if SAGEMEM_WITH_IO && SAGEMEM_WITH_SLICE
+
+static void smi_index_release(void *ctx, const void *data) {
+    (void)data;
+    smi_filemap_lease_drop((smi_filemap_lease *)ctx);
+}
+
+/* One holder more of the map's bytes. NULL: the error is set. Any thread may be the first. */
+static smi_filemap_lease *smi_index_hold(sagemem_map *map, const char *call) {
+    smi_filemap_lease *lease = SMI_LOAD_ACQUIRE(&map->lease);
+    if (lease == NULL) {
+        smi_filemap_lease *fresh = NULL;
+        if (smi_os_fails()) smi_fail_system(call, sizeof *fresh);
+        else fresh = (smi_filemap_lease *)smi_meta_alloc(sizeof *fresh);
+        if (fresh == NULL) return NULL;
+        fresh->holders = 1; /* the map's */
+        while (lease == NULL && !SMI_CAS(&map->lease, &lease, fresh)) continue;
+        if (lease != NULL) smi_meta_free(fresh, sizeof *fresh);
+        else lease = fresh;
+    }
+    SMI_ATOMIC_ADD(&lease->holders, 1);
+    return lease;
+}
+
+SAGEMEM_API sagemem_slice sagemem_index_slice(const sagemem_index *index, uint64_t record) {
+    const char *call = "sagemem_index_slice";
+    sagemem_slice slice = smi_slice_none;
+    if (!smi_object_alive(index, &smi_index_kind, call) || !smi_object_alive(index->map, &smi_filemap_kind, call)) return slice;
+    if (index->map->desc.window != 0) {
+        smi_fail(SAGEMEM_E_UNSUPPORTED, 0, call, "%s is mapped through a window, which does not stay; copy what view shows",
+                 smi_path_shown(index->map->desc.path));
+        return slice;
+    }
+    size_t size;
+    const void *view = smi_index_view(index, record, &size, call);
+    smi_filemap_lease *lease = view != NULL ? smi_index_hold(index->map, call) : NULL;
+    if (lease == NULL) return slice;
+    slice = sagemem_slice_wrap(view, size, smi_index_release, lease);
+    if (slice.owner == NULL) smi_filemap_lease_drop(lease);
+    return slice;
+}
+
+#endif /* SAGEMEM_WITH_IO && SAGEMEM_WITH_SLICE */
 
 /* ==========================================================================
  * >>report  One look at the counters, as text, as one line, as JSON.

@@ -21,7 +21,7 @@ ARENA | - | - | sagemem_arena_create sagemem_arena_get_desc sagemem_arena_get_st
 ARRAY | - | - | sagemem_array_grow sagemem_array_init sagemem_array_get_desc sagemem_array_push sagemem_array_add sagemem_array_resize sagemem_array_reserve sagemem_array_at sagemem_array_remove_swap sagemem_array_shrink sagemem_array_deinit sagemem_array_count sagemem_array_capacity sagemem_array_data sagemem_columns_create sagemem_columns_get_desc sagemem_columns_data sagemem_columns_find sagemem_columns_count sagemem_columns_capacity sagemem_columns_add sagemem_columns_resize sagemem_columns_reserve sagemem_columns_remove_swap sagemem_columns_shrink sagemem_columns_destroy | smi_array_ smi_columns_
 SLICE | - | - | sagemem_slice_copy sagemem_slice_take sagemem_slice_wrap sagemem_slice_retain sagemem_slice_release sagemem_slice_sub sagemem_slice_at sagemem_slice_count | smi_slice_
 MAP | - | - | sagemem_map_open sagemem_map_get_desc sagemem_map_close sagemem_map_data sagemem_map_size sagemem_map_is_mapped sagemem_map_view sagemem_map_data_writable sagemem_map_flush sagemem_map_read sagemem_map_prefetch sagemem_map_refresh | smi_filemap_
-IO | MAP | - | sagemem_writer_open sagemem_writer_get_desc sagemem_write sagemem_write_begin sagemem_write_end sagemem_writer_patch sagemem_writer_flush sagemem_writer_close sagemem_writer_abandon sagemem_writer_accepted sagemem_writer_written sagemem_writers_set_budget sagemem_writers_get_stats sagemem_reader_open sagemem_reader_get_desc sagemem_read sagemem_read_view sagemem_read_at sagemem_reader_skip sagemem_reader_position sagemem_reader_size sagemem_reader_is_mapped sagemem_reader_close | smi_writer_ smi_reader_
+IO | MAP | - | sagemem_writer_open sagemem_writer_get_desc sagemem_write sagemem_write_begin sagemem_write_end sagemem_writer_patch sagemem_writer_flush sagemem_writer_close sagemem_writer_abandon sagemem_writer_accepted sagemem_writer_written sagemem_writers_set_budget sagemem_writers_get_stats sagemem_reader_open sagemem_reader_get_desc sagemem_read sagemem_read_view sagemem_read_at sagemem_reader_skip sagemem_reader_position sagemem_reader_size sagemem_reader_is_mapped sagemem_reader_close sagemem_stream_run sagemem_fasta_boundary sagemem_index_build sagemem_index_save sagemem_index_load sagemem_index_destroy sagemem_index_get_desc sagemem_index_count sagemem_index_kind sagemem_index_bytes sagemem_index_get sagemem_index_find sagemem_index_view | smi_writer_ smi_reader_ smi_stream_ smi_index_
 REPORT | - | - | sagemem_report sagemem_report_file sagemem_report_at_exit | smi_report_
 HDF5 | IO MAP | hdf5.h | sagemem_hdf5_sink sagemem_hdf5_source sagemem_hdf5_get_info sagemem_hdf5_attribute sagemem_hdf5_attribute_text | smi_hdf5_
 '
@@ -52,6 +52,19 @@ has() {
     esac
 }
 
+# Functions that stand on two layers, of which neither needs the other: LAYER LAYER FUNCTION.
+pairs='IO SLICE sagemem_index_slice'
+
+check_pairs() {
+    echo "$pairs" | while read -r one two symbol; do
+        found=no
+        grep -q "^$symbol T" "$dir/symbols" && found=yes
+        wanted=no
+        has "$1" "$one" && has "$1" "$two" && wanted=yes
+        [ $found = $wanted ] || echo "$symbol"
+    done
+}
+
 # Compiles with exactly the layers $1, by the flags $2, and compares the symbols.
 try() {
     count=$((count + 1))
@@ -62,6 +75,8 @@ try() {
     fi
     nm -P "$dir/o.o" | sed 's/^_//' >"$dir/symbols" || fail "nm failed: $2"
     grep -q '^sagemem_alloc T' "$dir/symbols" || fail "no sagemem_alloc: $2"
+    wrong=$(check_pairs "$1")
+    [ -z "$wrong" ] || fail "$wrong is there without both of its layers, or missing though they are on: $2"
     for layer in $layers; do
         if has "$1" "$layer"; then
             for symbol in $(field "$layer" 4); do
