@@ -3222,6 +3222,21 @@ typedef struct smi_budget {
     smi_u64 held, peak, limit, reserved;
 } smi_budget;
 
+/* Of the scopes that have ended in a heap the worst of each run of `stride`, so that all of the run fits however many there
+ * were: when the last slot is taken, two neighbours become one. The worst of all is always among them. */
+enum { SMI_PAST_SLOTS = 64 };
+typedef struct smi_past_scope {
+    const char *kind;
+    uint64_t id, used_peak, held_peak;
+    uint64_t began, lasted; /* smi_os_ticks */
+    uint64_t count;         /* of scopes that it stands for */
+} smi_past_scope;
+typedef struct smi_past {
+    smi_past_scope slot[SMI_PAST_SLOTS];
+    uint64_t stride;
+    uint32_t slots;
+} smi_past;
+
 struct smi_object_kind;
 /* What a layer made from a heap: see smi_object_create. First member of its structure. */
 typedef struct smi_object {
@@ -3229,6 +3244,8 @@ typedef struct smi_object {
     const struct smi_object_kind *kind;
     struct sagemem_heap *domain; /* the scope or heap that it belongs to, takes from and ends with; smi_process: it has ended */
     const char *name;            /* in messages and reports; interned, or NULL */
+    const char *file;            /* that it has open: reports list it; NULL: none. Under the heap's lock */
+    smi_u64 mapped, buffered;    /* bytes of that file in memory, for reports */
     bool ending;                 /* in no list any more */
     bool busy;                   /* a function of the program's that it called is running: see smi_object_enter_alone */
 } smi_object;
@@ -3302,6 +3319,7 @@ struct sagemem_heap {
     struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
     uint32_t rare_total;
     struct smi_hand *hands; /* see sagemem_allocator_for */
+    smi_past *past;         /* heap: of its ended scopes; made with the first */
     /* A scope's structure is used again: from here on nothing is cleared that has not been used. */
     smi_free_block *lists[SMI_LISTS];
     uint32_t groups_end;
@@ -3602,8 +3620,8 @@ static void *smi_meta_grow(size_t size) {
     return at;
 }
 
-/* Zeroed; NULL: E_NOMEM or E_LIMIT is set. */
-static void *smi_meta_alloc(size_t size) {
+/* Undefined contents; NULL: E_NOMEM or E_LIMIT is set. */
+static void *smi_meta_take(size_t size) {
     int index = smi_meta_class(&size);
     smi_lock_take(&smi_meta_lock);
     void *at = smi_meta_free_list[index];
@@ -3616,6 +3634,13 @@ static void *smi_meta_alloc(size_t size) {
         at = smi_meta_grow(size);
     }
     smi_lock_give(&smi_meta_lock);
+    return at;
+}
+
+/* The same, zeroed. */
+static void *smi_meta_alloc(size_t size) {
+    (void)smi_meta_class(&size);
+    void *at = smi_meta_take(size);
     if (at != NULL) memset(at, 0, size);
     return at;
 }
@@ -6654,9 +6679,11 @@ static smi_object *smi_object_create(sagemem_heap *heap, const smi_object_kind *
     o->kind = kind;
     o->name = interned;
     o->domain = d;
+    smi_lock_take(&h->lock); /* reports go through the list from any thread */
     o->older = d->objects;
     if (o->older != NULL) o->older->newer = o;
     d->objects = o;
+    smi_lock_give(&h->lock);
     return o;
 }
 
@@ -6739,9 +6766,11 @@ static void smi_object_retire(smi_object *o) {
 static void smi_object_end(smi_object *o) {
     smi_domain *d = o->domain;
     if (!o->ending) { /* else a fault handler jumped out of its end */
+        smi_lock_take(&d->base->lock);
         if (o->newer != NULL) o->newer->older = o->older;
         else d->objects = o->older;
         if (o->older != NULL) o->older->newer = o->newer;
+        smi_lock_give(&d->base->lock);
     }
     o->ending = true;
     o->kind->end_fn(o);
@@ -6771,7 +6800,16 @@ static size_t smi_objects_check(const smi_domain *d, const char *call) {
 /* Bytes of mapped files, for the statistics of the object's heap. Any thread may read; the owner writes. */
 SMI_FOR_LAYERS void smi_object_mapped(const smi_object *o, uint64_t now, uint64_t before) {
     SMI_ADD(&o->domain->base->mapped, now - before);
+    SMI_ADD(&((smi_object *)(uintptr_t)o)->mapped, now - before);
 }
+
+/* The object has a file open, which reports list by that name as long as the object is in its list; NULL: not any more. */
+SMI_FOR_LAYERS void smi_object_file(smi_object *o, const char *name) {
+    smi_lock_take(&o->domain->base->lock);
+    o->file = name;
+    smi_lock_give(&o->domain->base->lock);
+}
+SMI_FOR_LAYERS void smi_object_buffered(smi_object *o, uint64_t bytes) { SMI_STORE(&o->buffered, bytes); }
 
 /* -- Scopes ------------------------------------------------------------------------------------------------------ */
 
@@ -6960,6 +6998,30 @@ static void smi_heap_quick(smi_domain *h) {
         SMI_STORE(&scope->quick_bump, scope->chain == NULL ? owner : 0);
 }
 
+static smi_past_scope smi_past_worse(const smi_past_scope *a, const smi_past_scope *b) {
+    smi_past_scope worse = b->used_peak > a->used_peak ? *b : *a;
+    worse.count = a->count + b->count;
+    return worse;
+}
+
+/* Remembers a scope that ends. Under the heap's lock. */
+static void smi_past_add(smi_past *past, const smi_domain *scope) {
+    smi_past_scope now = {scope->name, scope->id, smi_peak_of(scope), SMI_LOAD(&scope->budget.peak), scope->began,
+                          scope->ended_after, 1};
+    smi_past_scope *last = past->slots > 0 ? &past->slot[past->slots - 1] : NULL;
+    if (last != NULL && last->count < past->stride) {
+        *last = smi_past_worse(last, &now);
+        return;
+    }
+    if (past->slots == SMI_PAST_SLOTS) {
+        for (uint32_t i = 0; i < SMI_PAST_SLOTS / 2; i++)
+            past->slot[i] = smi_past_worse(&past->slot[2 * i], &past->slot[2 * i + 1]);
+        past->slots = SMI_PAST_SLOTS / 2;
+        past->stride *= 2;
+    }
+    past->slot[past->slots++] = now;
+}
+
 /* Ends the innermost scope of a heap; E_CORRUPT: it had damaged blocks, and has ended all the same. */
 static sagemem_status smi_scope_end(smi_domain *heap) {
     sagemem_status status = SAGEMEM_OK;
@@ -6974,6 +7036,7 @@ static sagemem_status smi_scope_end(smi_domain *heap) {
     smi_domain_forget(scope); /* system blocks are counted as they go, so before what is left is folded */
     smi_lock_take(&heap->lock);
     smi_publish_end(heap, scope);
+    smi_past_add(heap->past, scope);
     smi_scope_fold(scope);
     scope->outer->inner = NULL;
     heap->top = scope->outer;
@@ -7009,6 +7072,18 @@ static smi_domain *smi_scope_fresh(smi_domain *heap) {
     return s;
 }
 
+/* A heap remembers its scopes from the first on. False: the error is set. */
+static bool smi_past_ready(smi_domain *heap) {
+    if (SMI_LIKELY(heap->past != NULL)) return true;
+    smi_past *past = (smi_past *)smi_meta_alloc(sizeof *past);
+    if (past == NULL) return false;
+    past->stride = 1;
+    smi_lock_take(&heap->lock);
+    heap->past = past;
+    smi_lock_give(&heap->lock);
+    return true;
+}
+
 SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id) {
     const char *call = "sagemem_scope_begin";
     if (kind == NULL || kind[0] == '\0')
@@ -7018,7 +7093,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     const char *name = h->ended != NULL && strncmp(h->ended->name, kind, SMI_NAME_MAX - 1) == 0 ? h->ended->name : NULL;
     if (name == NULL) name = smi_intern(kind);
     bool fails = name != NULL && smi_os_fails();
-    smi_domain *s = name != NULL && !fails ? smi_scope_fresh(h) : NULL;
+    smi_domain *s = name != NULL && !fails && smi_past_ready(h) ? smi_scope_fresh(h) : NULL;
     if (s == NULL) {
         if (fails) smi_fail_system(call, sizeof *s);
         smi_leave(h);
@@ -7122,6 +7197,7 @@ static void smi_domain_dispose(smi_domain *d) {
         if (d->bins[t] != &smi_no_bins) smi_meta_free(d->bins[t], sizeof(smi_bins));
     smi_meta_free(d->bins, d->bins_count * sizeof *d->bins);
     smi_meta_free(d->rare, SMI_RARE * sizeof *d->rare);
+    smi_meta_free(d->past, sizeof *d->past);
     for (smi_hand *hand = d->hands, *next; hand != NULL; hand = next) {
         next = hand->next;
         smi_meta_free(hand, sizeof *hand);
@@ -12129,6 +12205,7 @@ static void smi_filemap_put(sagemem_map *map, const smi_filemap_part *part) {
     map->shown_bytes = 0;
     SMI_STORE(&map->mapped, part->mapped);
     smi_object_mapped(&map->object, part->mapped ? part->bytes : 0, old.mapped ? old.bytes : 0);
+    smi_object_buffered(&map->object, part->mapped ? 0 : part->bytes);
     smi_filemap_drop(&old);
 }
 
@@ -12340,8 +12417,10 @@ static sagemem_status smi_filemap_begin(sagemem_map *map, const sagemem_map_desc
     }
     if (status == SAGEMEM_OK) status = smi_filemap_measure(map, &info, call);
     if (status == SAGEMEM_OK) status = smi_filemap_take(map, &part, call);
-    if (status == SAGEMEM_OK) smi_filemap_put(map, &part);
-    return status;
+    if (status != SAGEMEM_OK) return status;
+    smi_filemap_put(map, &part);
+    smi_object_file(&map->object, map->desc.path != NULL ? map->desc.path : "the descriptor");
+    return SAGEMEM_OK;
 }
 
 /* Scope or heap end with the map still open: nobody is left to repeat a flush that fails. */
@@ -12859,6 +12938,7 @@ static bool smi_writer_resize(sagemem_writer *w, size_t least, size_t size, bool
 /* The short path is open as far as the buffer goes. */
 static void smi_writer_quicken(sagemem_writer *w) {
     SMI_STORE(&w->fast, smi_watched || w->final != SAGEMEM_OK || w->renamed ? (size_t)0 : w->now.size);
+    smi_object_buffered(&w->object, (uint64_t)w->now.size + w->flight.size);
 }
 
 /* Brings the buffer, which is empty, to its size: a shrinking budget, an adaptive writer, memory that is there again. */
@@ -13142,6 +13222,7 @@ static void smi_writer_at_exit(void) {
 
 static void smi_writer_list(sagemem_writer *w) {
     static bool watched;
+    smi_object_file(&w->object, smi_writer_name(w));
     smi_lock_take(&smi_layers_lock);
     if (!watched) watched = atexit(smi_writer_at_exit) == 0;
     w->older = smi_writer_newest;
@@ -13680,6 +13761,14 @@ static const char *smi_reader_name(const sagemem_reader *r) {
     return r->desc.source != NULL ? "the source" : smi_path_shown(r->path);
 }
 
+/* ... and in reports. */
+static const char *smi_reader_name_whole(const sagemem_reader *r) {
+    return r->desc.source != NULL ? "the source" : r->path != NULL ? r->path : "the descriptor";
+}
+static void smi_reader_counted(sagemem_reader *r) {
+    smi_object_buffered(&r->object, r->capacity + (uint64_t)r->ahead.made * r->desc.buffer_bytes);
+}
+
 /* -- What a tool that watches may see -- */
 
 /* Of every buffer that is the caller's, while the library works on them, and after. */
@@ -13929,6 +14018,7 @@ static sagemem_status smi_reader_room(sagemem_reader *r, size_t size, const char
         if (grown == NULL) return smi_mine.error.status;
         r->buffer = grown;
         r->capacity = bytes;
+        smi_reader_counted(r);
     }
     SMI_ASSUME(r->buffer != NULL);
     if (held > 0 && !own) memcpy(r->buffer, r->at, held);
@@ -14094,6 +14184,7 @@ static void smi_reader_ahead_end(sagemem_reader *r) {
 /* Gives back all but the structure; a second time, nothing. Returns what the source said. */
 static sagemem_status smi_reader_finish(sagemem_reader *r) {
     const char *call = "sagemem_reader_close";
+    smi_object_file(&r->object, NULL);
     smi_reader_ahead_end(r);
     if (r->buffer != NULL) {
         smi_watch_open(r->buffer, r->capacity);
@@ -14208,6 +14299,7 @@ static bool smi_reader_ahead_begin(sagemem_reader *r, const char *call) {
         a->ring[a->made].data = (char *)smi_object_alloc(&r->object, 64, r->desc.buffer_bytes, r->desc.tag, false, call);
         if (a->ring[a->made].data == NULL) return false;
     }
+    smi_reader_counted(r);
     smi_lock_init(&a->lock);
     smi_lock_init(&a->calls);
     if (r->input->waits && !(a->rings = smi_os_bell_make(&a->bell))) {
@@ -14244,6 +14336,7 @@ static bool smi_reader_prepare(sagemem_reader *r, const char *call) {
     if (r->buffer == NULL) return false;
     r->capacity = wanted;
     r->at = r->end = r->buffer;
+    smi_reader_counted(r);
     return true;
 }
 
@@ -14278,7 +14371,8 @@ static sagemem_reader *smi_reader_make(const sagemem_reader_desc *desc, smi_read
         r->handle = smi_os_no_handle();
     }
     bool opened = r->opened;
-    if (!opened) smi_object_end(&r->object);
+    if (opened) smi_object_file(&r->object, smi_reader_name_whole(r));
+    else smi_object_end(&r->object);
     smi_leave(h);
     return opened ? r : NULL;
 }
