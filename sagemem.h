@@ -4352,7 +4352,7 @@ typedef struct smi_sums {
 
 static uint64_t smi_minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
-static void smi_record_sum(const smi_record *r, smi_sums *s) {
+SMI_INLINE void smi_record_sum(const smi_record *r, smi_sums *s) {
     uint64_t gone_bytes = SMI_LOAD_ACQUIRE(&r->free_bytes) + SMI_LOAD_ACQUIRE(&r->remote_bytes);
     uint64_t gone_blocks = SMI_LOAD_ACQUIRE(&r->free_blocks) + SMI_LOAD_ACQUIRE(&r->remote_blocks);
     uint64_t bytes = SMI_LOAD_ACQUIRE(&r->alloc_bytes), blocks = SMI_LOAD_ACQUIRE(&r->alloc_blocks);
@@ -4525,6 +4525,14 @@ static smi_domain *smi_domain_after(smi_domain *heap, smi_domain *d) {
     if (d->inner != NULL) return d->inner;
     while (d != heap && d->outer != heap) d = d->outer;
     return d != heap && d->orphan ? d->sibling_next : heap->left;
+}
+
+/* The next scope whose blocks d counts as well; NULL starts. */
+static const smi_domain *smi_domain_inside(const smi_domain *d, const smi_domain *after) {
+    if (after == NULL && d->inner != NULL && d->inner->chain == d) return d->inner;
+    const smi_domain *left = after == NULL || after == d->inner ? d->left : after->sibling_next;
+    while (left != NULL && left->chain != d) left = left->sibling_next;
+    return left;
 }
 
 /* -- Chunks: blocks of any size and tag, each behind one word. -------------------------------------------------
@@ -8255,23 +8263,31 @@ static void smi_refresh(smi_domain *h) {
     smi_lock_give(&h->lock);
 }
 
-/* Bytes around the blocks of a domain. In a plain one only those in chunks have any: a word each. Under its heap's lock. */
-static uint64_t smi_headers(const smi_domain *d) {
-    if (d->pre != 0 || (d->flags & SAGEMEM_HEAP_SYSTEM) != 0) return SMI_LOAD(&d->header_bytes);
-    uint64_t blocks = 0, huge = 0;
+/* Blocks that have a header, those of the scopes inside among them where the domain counts these. */
+static uint64_t smi_headered(const smi_domain *d) {
+    uint64_t blocks = 0;
     for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&d->group[g]) != NULL && i < SMI_GROUP; i++)
             blocks += smi_record_blocks(&d->group[g]->record[i]) +
                       smi_fresh_blocks(smi_fresh_of(d, (sagemem_tag)(g * SMI_GROUP + (unsigned)i)));
-    for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) huge += p->kind == SMI_HUGE;
-    return 8 * smi_minus(blocks, huge);
+    return blocks;
+}
+
+/* Bytes around the blocks of a domain. In a plain one only those in chunks have any: a word each. Under its heap's lock. */
+static uint64_t smi_headers(const smi_domain *d, uint64_t headered) {
+    if (d->pre != 0 || (d->flags & SAGEMEM_HEAP_SYSTEM) != 0) return SMI_LOAD(&d->header_bytes);
+    uint64_t others = 0;
+    for (const smi_domain *in = NULL; (in = smi_domain_inside(d, in)) != NULL;) others += smi_headered(in);
+    for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) others += p->kind == SMI_HUGE;
+    return 8 * smi_minus(headered, others);
 }
 
 /* Of held: what no block can use. Slab pages: the rest behind the last block. Under smi_registry_lock. */
 static uint64_t smi_overhead(smi_domain *h) {
     uint64_t bytes = 0;
     smi_lock_take(&h->lock);
-    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d)) bytes += smi_headers(d);
+    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d))
+        bytes += smi_headers(d, smi_headered(d));
     for (uint32_t g = 0; g < SMI_LOAD(&h->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&h->group[g]) != NULL && i < SMI_GROUP; i++)
             for (const smi_page *p = SMI_LOAD_ACQUIRE(&h->group[g])->record[i].slabs; p != NULL; p = p->domain_next)
@@ -14682,18 +14698,9 @@ static sagemem_snapshot *smi_snap_lay(void *at, const smi_snap_room *room) {
     return s;
 }
 
-/* The next scope whose blocks d counts as well; NULL starts. */
-static const smi_domain *smi_snap_inside(const smi_domain *d, const smi_domain *after) {
-    if (after == NULL && d->inner != NULL && d->inner->chain == d) return d->inner;
-    const smi_domain *left = after == NULL || after == d->inner ? d->left : after->sibling_next;
-    while (left != NULL && left->chain != d) left = left->sibling_next;
-    return left;
-}
-
-/* What d has of a tag without the scopes inside of it. Their counters may move meanwhile: never below nothing. */
-static void smi_snap_own(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
-    smi_own_sum(d, tag, s);
-    for (const smi_domain *in = NULL; (in = smi_snap_inside(d, in)) != NULL;) {
+/* What the scopes inside of d have of a tag, which d counts as well. Their counters may move meanwhile: never below nothing. */
+static void smi_snap_subtract(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
+    for (const smi_domain *in = NULL; (in = smi_domain_inside(d, in)) != NULL;) {
         smi_sums less = {0, 0, 0, 0};
         smi_own_sum(in, tag, &less);
         s->bytes = smi_minus(s->bytes, less.bytes);
@@ -14703,15 +14710,15 @@ static void smi_snap_own(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
     }
 }
 
-static void smi_snap_add(smi_sums *to, const smi_sums *more) {
+SMI_INLINE void smi_snap_add(smi_sums *to, const smi_sums *more) {
     to->bytes += more->bytes;
     to->blocks += more->blocks;
     to->total_bytes += more->total_bytes;
     to->total_blocks += more->total_blocks;
 }
 
-static void smi_snap_cell_add(sagemem_snapshot *s, smi_snap_owner *o, uint32_t owner, uint32_t tag, const smi_record *r,
-                              const smi_sums *sum) {
+SMI_INLINE void smi_snap_cell_add(sagemem_snapshot *s, smi_snap_owner *o, uint32_t owner, uint32_t tag, const smi_record *r,
+                                  const smi_sums *sum) {
     smi_snap_cell *c = s->n.cells < s->room.cells ? &s->cells[s->n.cells] : &s->cell_spill;
     uint64_t peak = SMI_LOAD(&r->peak);
     s->n.cells++;
@@ -14733,7 +14740,8 @@ static uint64_t smi_snap_tails(const smi_record *r) {
 
 static void smi_snap_cells(sagemem_snapshot *s, smi_snap_owner *o, uint32_t owner, const smi_domain *d) {
     uint32_t groups = SMI_LOAD(&d->groups_end);
-    bool fresh = SMI_LOAD(&d->fresh);
+    uint64_t headered = 0;
+    bool fresh = SMI_LOAD(&d->fresh), encloses = smi_domain_inside(d, NULL) != NULL;
     if (groups * SMI_GROUP > s->n.tags) s->n.tags = groups * SMI_GROUP;
     o->cell = s->n.cells;
     for (uint32_t g = 0; g < groups; g++) {
@@ -14744,11 +14752,15 @@ static void smi_snap_cells(sagemem_snapshot *s, smi_snap_owner *o, uint32_t owne
             if (never && (!fresh || SMI_LOAD(&group->fresh[i]) == 0)) continue;
             smi_sums sum = {0, 0, 0, 0};
             uint32_t tag = g * SMI_GROUP + i;
-            smi_snap_own(d, (sagemem_tag)tag, &sum);
+            if (fresh) smi_own_sum(d, (sagemem_tag)tag, &sum);
+            else smi_record_sum(r, &sum);
+            if (encloses) smi_snap_subtract(d, (sagemem_tag)tag, &sum);
+            headered += smi_record_blocks(r) + (fresh ? smi_fresh_blocks(SMI_LOAD(&group->fresh[i])) : 0);
             if (r->slabs != NULL) o->overhead += smi_snap_tails(r);
             if (sum.total_blocks > 0) smi_snap_cell_add(s, o, owner, tag, r, &sum);
         }
     }
+    o->overhead += smi_headers(d, headered);
 }
 
 static void smi_snap_files(sagemem_snapshot *s, uint32_t owner, const smi_domain *d) {
@@ -14780,7 +14792,6 @@ static void smi_snap_domain(sagemem_snapshot *s, const smi_domain *d, uint32_t p
     o->key = o->is_scope ? d->salt : (uint64_t)(uintptr_t)d;
     o->parent = parent;
     o->heap = heap;
-    o->overhead = d != &smi_process ? smi_headers(d) : 0;
     o->held = SMI_LOAD(&d->budget.held);
     o->held_peak = SMI_LOAD(&d->budget.peak);
     o->limit = SMI_LOAD(&d->budget.limit);
@@ -14853,11 +14864,22 @@ static void smi_snap_sites(sagemem_snapshot *s, smi_domain *h, uint32_t owner) {
     smi_leave(h);
 }
 
-/* A heap, its open scopes, and the heaps below. Under smi_registry_lock. */
+/* A heap's peaks are brought up to date by those below it, which comes later. */
+static void smi_snap_heap_peaks(sagemem_snapshot *s, const smi_domain *h, smi_snap_owner *o) {
+    o->peak = smi_peak_of(h);
+    for (uint32_t i = o->cell; i < o->cell + o->cells && i < s->room.cells; i++) {
+        uint64_t peak = SMI_LOAD(&smi_record_of(h, s->cells[i].tag)->peak);
+        if (peak > s->cells[i].peak) s->cells[i].peak = peak;
+    }
+}
+
+/* A heap, its open scopes, and the heaps below; its counters are looked at while they are in the cache, so heap by heap. Under
+ * smi_registry_lock. */
 static void smi_snap_heap(sagemem_snapshot *s, smi_domain *h, uint32_t parent) {
     uint32_t index = s->n.owners;
     bool sites = h != &smi_process && smi_snap_sites_begin(h);
     smi_lock_take(&h->lock);
+    if (h != &smi_process) smi_publish(h, false);
     for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d)) {
         uint32_t outside = d == h ? parent : d->outer == h ? index : s->n.owners - 1;
         smi_snap_domain(s, d, outside, index);
@@ -14866,6 +14888,7 @@ static void smi_snap_heap(sagemem_snapshot *s, smi_domain *h, uint32_t parent) {
     smi_lock_give(&h->lock);
     if (sites) smi_snap_sites(s, h, index);
     for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_snap_heap(s, c, index);
+    if (h->children != NULL && index < s->room.owners) smi_snap_heap_peaks(s, h, &s->owners[index]);
 }
 
 /* What made the peak of the first owner. */
@@ -14994,7 +15017,6 @@ static sagemem_snapshot *smi_snap_make(smi_domain *root, bool desk, const char *
     uint64_t resident = smi_os_resident();
     bool is_process = root == &smi_process;
     smi_lock_take(&smi_registry_lock);
-    smi_refresh(root);
     if (is_process && smi_snap_usual.owners > 0 && !desk) room = smi_snap_usual;
     smi_lock_give(&smi_registry_lock);
     for (;;) {
