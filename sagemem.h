@@ -14653,8 +14653,8 @@ typedef struct smi_snap_room {
 } smi_snap_room;
 
 struct sagemem_snapshot {
-    uintptr_t magic;
     size_t bytes;
+    uintptr_t magic;          /* not in front: there the link of free memory is */
     uint64_t taken_ns, taken; /* taken: smi_os_ticks */
     uint64_t resident, library, peak;
     bool is_process, on_desk, sorted;
@@ -15259,11 +15259,12 @@ static const char *smi_report_bytes(char text[SMI_BYTES_TEXT], uint64_t bytes) {
         smi_text(text, SMI_BYTES_TEXT, "%u B", (unsigned)bytes);
         return text;
     }
-    uint64_t below = bytes >> (10 * (unit - 1)); /* in the next smaller unit: 20 bits */
-    unsigned hundredths = (unsigned)((below * 100 + 512) / 1024), tenths = (unsigned)((below * 10 + 512) / 1024);
+    int drop = unit > 2 ? 10 * (unit - 2) : 0; /* what is left has 30 bits at most */
+    uint64_t value = bytes >> drop, one = (uint64_t)1 << (10 * unit - drop);
+    unsigned hundredths = (unsigned)((value * 100 + one / 2) / one), tenths = (unsigned)((value * 10 + one / 2) / one);
     if (hundredths < 1000) smi_text(text, SMI_BYTES_TEXT, "%u.%02u %s", hundredths / 100, hundredths % 100, units[unit]);
     else if (tenths < 1000) smi_text(text, SMI_BYTES_TEXT, "%u.%u %s", tenths / 10, tenths % 10, units[unit]);
-    else smi_text(text, SMI_BYTES_TEXT, "%u %s", (unsigned)((below + 512) / 1024), units[unit]);
+    else smi_text(text, SMI_BYTES_TEXT, "%u %s", (unsigned)((value + one / 2) / one), units[unit]);
     return text;
 }
 
