@@ -204,7 +204,7 @@ static void all_forms_add_up_to_what_was_allocated(void **state) {
     }
     memset(books, 0, sizeof books);
     ever = 0;
-    int rounds = getenv("SAGEMEM_TEST_SLOW") || on_valgrind() || UNDER_ASAN ? 12 : 60;
+    int rounds = getenv("SAGEMEM_TEST_SLOW") || on_valgrind() || UNDER_ASAN ? 6 : 25;
     for (int round = 0; round < rounds; round++) {
         for (int i = 0; i < 150; i++) step();
         audit();
