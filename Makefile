@@ -56,7 +56,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check vital bench-deps bench format clean FORCE
+.PHONY: help demo deps test check picture vital bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -82,6 +82,13 @@ check: ## everything: both compilers, all standards, sanitizers, Valgrind, every
 	@rm -rf $(BUILD)/check
 	-+@TEST_TIMEOUT=900 $(MAKE) --no-print-directory -k $(jobs) $(addprefix check-,$(STAGES))
 	@sh tests/summary.sh $(BUILD)/check $(STAGES)
+
+picture: $(BUILD)/forest ## draws the README's picture of the forest example's memory again
+	@mkdir -p $(BUILD)/demo
+	$(BUILD)/forest --quiet --snapshots 63 --scale-factors $(DATA)/millennium.a_list --report html:$(BUILD)/demo/memory.html \
+	  --output $(BUILD)/demo/picture $(DATA)/trees_063.0
+	sed -n '/^<svg id="treemap"/,/^<.svg>/p' $(BUILD)/demo/memory.html | \
+	  sed '1s,<svg ,<svg xmlns="http://www.w3.org/2000/svg" ,' > examples/forest/memory.svg
 
 vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 	@$(BUILD)/vital

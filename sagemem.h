@@ -15451,7 +15451,7 @@ static void smi_report_text_scope(smi_report_out *out, const smi_snap_owner *o, 
     if (ns > 0) smi_report_time(time, ns);
     smi_report_column(out, 2, smi_report_owner(o, name), SMI_NAME_COLUMN + 2);
     smi_report_put(out, " %10s %10s %10s %10s%s\n", used, smi_report_bytes(peak, o->peak), smi_report_bytes(held, o->held_peak),
-                   time, o->peak == *worst && o->peak > 0 ? "  <- the worst" : "");
+                   time, o->peak == *worst && o->peak > 0 ? "  <- worst" : "");
     if (o->peak == *worst) *worst = UINT64_MAX; /* once is enough */
 }
 
