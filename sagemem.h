@@ -16,8 +16,8 @@
  * CONTENTS (each is an anchor: search for `>>name`)
  *
  *     This manual     quick start - terms - vital statistics - algorithms - options - objects - pools - recyclers - arenas -
- *                     arrays and columns - slices - maps - writers - readers - limits and peaks - threads, fork, signals -
- *                     errors - what is caught where - caveats - security - the inside
+ *                     arrays and columns - slices - maps - writers - readers - reports - limits and peaks - threads, fork,
+ *                     signals - errors - what is caught where - caveats - security - the inside
  *     Declarations    >>config   options, linkage, attributes
  *                     >>log      status codes, last error, logger, fault handler; tags
  *                     >>heap     heaps, sources of pages, blocks, scopes, statistics
@@ -28,7 +28,7 @@
  *                     >>slice    counted views
  *                     >>map      files in memory
  *                     >>io       writer and reader
- *                     >>report   text, one line, JSON; failures on purpose; call sites
+ *                     >>report   reports, snapshots, leaks; failures on purpose; call sites
  *     Implementation  >>os       pages, locks, threads, clocks, atomics, files; tools that watch
  *                     >>log      messages; the structures of everything below
  *                     >>budget   the tree of limits
@@ -83,14 +83,16 @@
  *     blocks above 256 KiB                           pages of their own; above 16 MiB their own mapping, grown by mremap
  *     held by a heap with one small block            16 KiB; with one block in each of 100 tags 16 KiB
  *     5,000 blocks of 16 to 1024 bytes in 8 tags     held is 1.09 of used
- *     structure of a heap                            8 KiB; of a page 200 bytes; of 16 tags 2 KiB in each heap and scope
+ *     structure of a heap                            8 KiB; of a page 200 bytes; of 16 tags 2 KiB in each heap and scope;
+ *                                                    what a heap remembers of its scopes 4 KiB
  *     the page map                                   8 bytes for 16 KiB of pages in use (0.05 %), not counted as held
  *     largest block                                  half of the address space
  *     tags 4095, names of 63 bytes, heaps and scopes without limit
  *     a freed block is found by                      two loads and a comparison, for any pointer at all
  *     time                                           of allocation and free: constant, but when a page changes hands;
  *                                                    of scope end and heap destruction: pages and tags, not blocks;
- *                                                    of statistics: pages and tags
+ *                                                    of statistics: pages and tags; of a snapshot the same, some 30 ns
+ *                                                    for each tag of each heap
  *     what an idle heap may keep                     1 MiB of empty slab pages, one more for each (tag, size class) in
  *                                                    use, 1 MiB of chunks for its next scope: until sagemem_trim
  *     what the process may keep                      free pages of its regions, for purge_delay_ms of the heap that
@@ -125,7 +127,7 @@
  *     SAGEMEM_WITH_SLICE      1        that of the implementation   the functions of >>slice
  *     SAGEMEM_WITH_MAP        1        that of the implementation   the functions of >>map
  *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io; needs SAGEMEM_WITH_MAP
- *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
+ *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions with report, snapshot or leaks in their names
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
  *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer or reader in its name
@@ -338,6 +340,29 @@
  *     processes (of a pipe, each byte goes to one of them); but one that reads ahead from anything but a file is the parent's:
  *     E_BUSY in the child. On Windows a silent pipe is looked at every 5 ms.
  *
+ * REPORTS
+ *
+ *     Where is memory? One line does it, wherever the question comes up, in whichever thread:
+ *
+ *         sagemem_report_file(NULL, SAGEMEM_FORMAT_TEXT, "-");              // or "memory.html", SAGEMEM_FORMAT_HTML
+ *
+ *     TEXT        for people: what is ours, held but unused, mapped, the rest of the process, beside what is resident; tags by
+ *                 group, with what each had when the total was at its peak; heaps; scopes, the worst one marked; open files
+ *     BRIEF       a line for a log: high-water mark, blocks, what made the peak
+ *     HTML        TEXT with a tree map of the peak and the scopes over time; one file, without scripts, nothing is loaded
+ *     JSON, CSV   for programs. CSV has a row for each heap and tag, of what is the heap's own: they add up
+ *     PROMETHEUS  for node_exporter's textfile collector: the file is replaced whole. Heaps of one name are one series
+ *     FOLDED      what is in use, as stacks for flame graphs
+ *
+ *     All numbers are gathered first, then written: every form of one sagemem_snapshot adds up to the same, and a sink may call
+ *     the library. sagemem_snapshot_diff tells what two moments differ in: what forest 17 left behind, what a module costs, what
+ *     grows. sagemem_leaks lists what is left; sagemem_report_at_exit does so when the program ends, and makes that a failure.
+ *     Tags and scopes are known for every block; file and line where SAGEMEM_SITES is defined and the heap has
+ *     SAGEMEM_HEAP_SITES or _CHECKED (sagemem_heap_default_configure: also the default ones), and no other thread is using it.
+ *     Of the scopes that have ended a heap remembers 64: when there are more, the worst of each run of so many, so the worst of
+ *     all is exact, the next ones need not be. "rest of the process" is what is resident beyond what is held and mapped: since
+ *     these need not all be resident, it is the least that it can be.
+ *
  * LIMITS AND PEAKS
  *
  *     Limits form a tree, scope - heap - parent heap - process, and count bytes held. A page is taken when every level
@@ -365,7 +390,7 @@
  *     After fork the child has the heaps of the thread that forked. Those of other threads may have stopped halfway
  *     through a change: their blocks stay valid and may be freed, but nobody takes those heaps over, and their counts
  *     may be off by the one call that was under way. So it is with heaps in a sagemem_source_file: the file is the
- *     parent's. No function may be called from a signal handler.
+ *     parent's. No function may be called from a signal handler: let it set a flag, and report where the work comes by.
  *
  * ERRORS
  *
@@ -421,7 +446,6 @@
  *       it: compilers see the size in the call; resize with sagemem_realloc before using more.
  *     gcc warns that static functions are never defined: SAGEMEM_STATIC with layers left out; -Wno-unused-function there.
  *     A crash in a source's map_fn, or a deadlock: it is called with a lock held and must not call sagemem.
- *     A deadlock while a report is written: a sink's write_fn must not call sagemem.
  *     Memory does not fall after everything was freed: it is kept for later (see VITAL STATISTICS); sagemem_trim(), or
  *       purge_delay_ms = SAGEMEM_PURGE_NOW in the heap's desc.
  *     A limit is met although less is used: limits count pages. Many small limits of a few pages waste: limit a parent.

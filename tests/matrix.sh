@@ -22,7 +22,7 @@ ARRAY | - | - | sagemem_array_grow sagemem_array_init sagemem_array_get_desc sag
 SLICE | - | - | sagemem_slice_copy sagemem_slice_take sagemem_slice_wrap sagemem_slice_retain sagemem_slice_release sagemem_slice_sub sagemem_slice_at sagemem_slice_count | smi_slice_
 MAP | - | - | sagemem_map_open sagemem_map_get_desc sagemem_map_close sagemem_map_data sagemem_map_size sagemem_map_is_mapped sagemem_map_view sagemem_map_data_writable sagemem_map_flush sagemem_map_read sagemem_map_prefetch sagemem_map_refresh | smi_filemap_
 IO | MAP | - | sagemem_writer_open sagemem_writer_get_desc sagemem_write sagemem_write_begin sagemem_write_end sagemem_writer_patch sagemem_writer_flush sagemem_writer_close sagemem_writer_abandon sagemem_writer_accepted sagemem_writer_written sagemem_writers_set_budget sagemem_writers_get_stats sagemem_reader_open sagemem_reader_get_desc sagemem_read sagemem_read_view sagemem_read_at sagemem_reader_skip sagemem_reader_position sagemem_reader_size sagemem_reader_is_mapped sagemem_reader_close | smi_writer_ smi_reader_
-REPORT | - | - | sagemem_report sagemem_report_file sagemem_report_at_exit | smi_report_
+REPORT | - | - | sagemem_report sagemem_report_file sagemem_report_at_exit sagemem_leaks sagemem_snapshot_take sagemem_snapshot_report sagemem_snapshot_diff sagemem_snapshot_free | smi_report_ smi_snap_ smi_diff_ smi_leaks_ smi_html_
 '
 
 warnings='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Wcast-align -Wvla -Wstrict-prototypes

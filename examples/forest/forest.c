@@ -41,10 +41,13 @@
  *
  *       tag                                  used       peak    at peak  share  blocks ever
  *     Core
- *       Trees                                 0 B   41.2 KiB   41.2 KiB  30.6%          241
- *       Output                                0 B   68.9 KiB   68.3 KiB  50.8%          186
+ *       Output                                0 B   68.9 KiB   68.4 KiB  50.8%          186  ##########
+ *       Trees                                 0 B   41.2 KiB   41.2 KiB  30.6%          241  ######
  *     Physics
  *       Star formation                        0 B   3.45 KiB   2.46 KiB   1.8%          678
+ *
+ *       scope                                used       peak       held       took
+ *       forest 37                           ended   65.5 KiB    128 KiB     1.1 ms  <- worst
  *
  * Status: 0; 1 after a failure, which is told on stderr with file, tree and halo where there are any, and no file is
  * written (when it is standard output that fails, they are); 2 for a wrong command line; 130 after an interrupt (SIGINT;
