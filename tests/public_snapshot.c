@@ -578,7 +578,7 @@ static void at_the_limit(void **state) {
     sagemem_heap_stats stats;
     sagemem_snapshot *kept[4096] = {0};
     int taken = 0;
-    alloc(NULL, 1000, sagemem_tag_named("Limit/Block"));
+    void *block = alloc(NULL, 1000, sagemem_tag_named("Limit/Block"));
     assert_int_equal(sagemem_heap_get_stats(NULL, &stats), SAGEMEM_OK);
     assert_int_equal(sagemem_limit_set(NULL, stats.held), SAGEMEM_OK);
     while (taken < 4096 && (kept[taken] = sagemem_snapshot_take(NULL)) != NULL) taken++;
@@ -593,6 +593,7 @@ static void at_the_limit(void **state) {
     sagemem_heap_stats after;
     assert_int_equal(sagemem_heap_get_stats(NULL, &after), SAGEMEM_OK);
     assert_int_equal(after.used, stats.used);
+    sagemem_free(block);
 }
 
 /* With an argument: only the tests whose names match it (* and ?). */
