@@ -133,6 +133,19 @@ static void thousands_of_sites(void **state) {
     sagemem_heap_destroy(heaps[1]);
 }
 
+/* Of one file so many that places in the table must meet: each line stays a site of its own. */
+static void many_sites_of_one_file(void **state) {
+    (void)state;
+    enum { LINES = 1900 };
+    sagemem_heap *heap = heap_with("one file", SAGEMEM_HEAP_SITES);
+    for (int i = 1; i <= LINES; i++) assert_non_null(sagemem_alloc_at(heap, 20, 1, "long.c", i * i)); /* even steps never meet */
+    const char *text = json_of(heap);
+    json_reader lines = json_read(text, "sites", "line");
+    assert_int_equal(lines.count, LINES);
+    assert_true(lines.sum == (long long)LINES * (LINES + 1) * (2 * LINES + 1) / 6);
+    sagemem_heap_destroy(heap);
+}
+
 static void differences_name_the_site(void **state) {
     (void)state;
     sagemem_heap *heap = heap_with("between", SAGEMEM_HEAP_SITES);
@@ -239,6 +252,7 @@ int main(int argc, char **argv) {
         T(leaks_of_an_ordinary_heap),
         T(leaks_count_when_the_sink_fails),
         T(thousands_of_sites),
+        T(many_sites_of_one_file),
         T(differences_name_the_site),
         T(at_exit_the_sites_of_ended_threads_are_told),
         T(at_exit_nothing_is_said_of_nothing),
