@@ -91,7 +91,7 @@
  *     a freed block is found by                      two loads and a comparison, for any pointer at all
  *     time                                           of allocation and free: constant, but when a page changes hands;
  *                                                    of scope end and heap destruction: pages and tags, not blocks;
- *                                                    of statistics: pages and tags; of a snapshot the same, some 30 ns
+ *                                                    of statistics: pages and tags; of a snapshot the same, 30 to 70 ns
  *                                                    for each tag of each heap
  *     what an idle heap may keep                     1 MiB of empty slab pages, one more for each (tag, size class) in
  *                                                    use, 1 MiB of chunks for its next scope: until sagemem_trim
