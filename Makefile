@@ -66,7 +66,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check fuzz soak vital speed bench-deps bench format clean FORCE
+.PHONY: help demo deps test check picture fuzz soak vital speed bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -98,6 +98,13 @@ soak: $(BUILD)/fault/kill ## kills a writer of atomic files 10,000 times (a quar
 
 fuzz: ## gives the fuzz targets anything (FUZZ_SECONDS=60 each; with libFuzzer where clang has it)
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-60} CC='$(CC)' sh tests/fuzz.sh $(BUILD)
+
+picture: $(BUILD)/forest ## draws the README's picture of the forest example's memory again
+	@mkdir -p $(BUILD)/demo
+	$(BUILD)/forest --quiet --snapshots 63 --scale-factors $(DATA)/millennium.a_list --report html:$(BUILD)/demo/memory.html \
+	  --output $(BUILD)/demo/picture $(DATA)/trees_063.0
+	sed -n '/^<svg id="treemap"/,/^<.svg>/p' $(BUILD)/demo/memory.html | \
+	  sed '1s,<svg ,<svg xmlns="http://www.w3.org/2000/svg" ,' > examples/forest/memory.svg
 
 vital: $(BUILD)/vital ## measures and prints the manual's vital statistics
 	@$(BUILD)/vital

@@ -16,8 +16,8 @@
  * CONTENTS (each is an anchor: search for `>>name`)
  *
  *     This manual     quick start - terms - vital statistics - algorithms - options - objects - pools - recyclers - arenas -
- *                     arrays and columns - slices - maps - writers - readers - streams - indexes - limits and peaks -
- *                     threads, fork, signals - errors - what is caught where - caveats - security - the inside
+ *                     arrays and columns - slices - maps - writers - readers - streams - indexes - reports - limits and
+ *                     peaks - threads, fork, signals - errors - what is caught where - caveats - security - the inside
  *     Declarations    >>config   options, linkage, attributes
  *                     >>log      status codes, last error, logger, fault handler; tags
  *                     >>heap     heaps, sources of pages, blocks, scopes, statistics
@@ -30,7 +30,7 @@
  *                     >>io       writer and reader
  *                     >>stream   a reader's input in chunks of records, on one thread or many
  *                     >>index    records of a map by number, saved
- *                     >>report   text, one line, JSON; failures on purpose; call sites
+ *                     >>report   reports, snapshots, leaks; failures on purpose; call sites
  *                     >>with-hdf5  datasets of HDF5 as sink and source; only if asked for
  *     Implementation  >>os       pages, locks, threads, clocks, atomics, files; tools that watch
  *                     >>log      messages; the structures of everything below
@@ -87,14 +87,16 @@
  *     blocks above 256 KiB                           pages of their own; above 16 MiB their own mapping, grown by mremap
  *     held by a heap with one small block            16 KiB; with one block in each of 100 tags 16 KiB
  *     5,000 blocks of 16 to 1024 bytes in 8 tags     held is 1.09 of used
- *     structure of a heap                            8 KiB; of a page 200 bytes; of 16 tags 2 KiB in each heap and scope
+ *     structure of a heap                            8 KiB; of a page 200 bytes; of 16 tags 2 KiB in each heap and scope;
+ *                                                    what a heap remembers of its scopes 4 KiB
  *     the page map                                   8 bytes for 16 KiB of pages in use (0.05 %), not counted as held
  *     largest block                                  half of the address space
  *     tags 4095, names of 63 bytes, heaps and scopes without limit
  *     a freed block is found by                      two loads and a comparison, for any pointer at all
  *     time                                           of allocation and free: constant, but when a page changes hands;
  *                                                    of scope end and heap destruction: pages and tags, not blocks;
- *                                                    of statistics: pages and tags
+ *                                                    of statistics: pages and tags; of a snapshot the same, 30 to 70 ns
+ *                                                    for each tag of each heap
  *     what an idle heap may keep                     1 MiB of empty slab pages, one more for each (tag, size class) in
  *                                                    use, 1 MiB of chunks for its next scope: until sagemem_trim
  *     what the process may keep                      free pages of its regions, for purge_delay_ms of the heap that
@@ -130,7 +132,7 @@
  *     SAGEMEM_WITH_MAP        1        that of the implementation   the functions of >>map
  *     SAGEMEM_WITH_IO         1        that of the implementation   the functions of >>io, >>stream and >>index; needs
  *                                                                   SAGEMEM_WITH_MAP
- *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions sagemem_report, _report_file, _report_at_exit
+ *     SAGEMEM_WITH_REPORT     1        that of the implementation   the functions with report, snapshot or leaks in their names
  *     SAGEMEM_WITH_HDF5       0        and those that call them     the functions of >>with-hdf5, and hdf5.h; needs SAGEMEM_WITH_IO
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
@@ -396,6 +398,29 @@
  *     Weak: a file that is changed in place within one tick of its file system's clock, at its old size, looks the same. An
  *     index is of the file's bytes, not of what is written to a _PRIVATE map.
  *
+ * REPORTS
+ *
+ *     Where is memory? One line does it, wherever the question comes up, in whichever thread:
+ *
+ *         sagemem_report_file(NULL, SAGEMEM_FORMAT_TEXT, "-");              // or "memory.html", SAGEMEM_FORMAT_HTML
+ *
+ *     TEXT        for people: what is ours, held but unused, mapped, the rest of the process, beside what is resident; tags by
+ *                 group, with what each had when the total was at its peak; heaps; scopes, the worst one marked; open files
+ *     BRIEF       a line for a log: high-water mark, blocks, what made the peak
+ *     HTML        TEXT with a tree map of the peak and the scopes over time; one file, without scripts, nothing is loaded
+ *     JSON, CSV   for programs. CSV has a row for each heap and tag, of what is the heap's own: they add up
+ *     PROMETHEUS  for node_exporter's textfile collector: the file is replaced whole. Heaps of one name are one series
+ *     FOLDED      what is in use, as stacks for flame graphs
+ *
+ *     All numbers are gathered first, then written: every form of one sagemem_snapshot adds up to the same, and a sink may call
+ *     the library. sagemem_snapshot_diff tells what two moments differ in: what forest 17 left behind, what a module costs, what
+ *     grows. sagemem_leaks lists what is left; sagemem_report_at_exit does so when the program ends, and makes that a failure.
+ *     Tags and scopes are known for every block; file and line where SAGEMEM_SITES is defined and the heap has
+ *     SAGEMEM_HEAP_SITES or _CHECKED (sagemem_heap_default_configure: also the default ones), and no other thread is using it.
+ *     Of the scopes that have ended a heap remembers 64: when there are more, the worst of each run of so many, so the worst of
+ *     all is exact, the next ones need not be. "rest of the process" is what is resident beyond what is held and mapped: since
+ *     these need not all be resident, it is the least that it can be.
+ *
  * LIMITS AND PEAKS
  *
  *     Limits form a tree, scope - heap - parent heap - process, and count bytes held. A page is taken when every level
@@ -423,7 +448,7 @@
  *     After fork the child has the heaps of the thread that forked. Those of other threads may have stopped halfway
  *     through a change: their blocks stay valid and may be freed, but nobody takes those heaps over, and their counts
  *     may be off by the one call that was under way. So it is with heaps in a sagemem_source_file: the file is the
- *     parent's. No function may be called from a signal handler.
+ *     parent's. No function may be called from a signal handler: let it set a flag, and report where the work comes by.
  *
  * ERRORS
  *
@@ -479,7 +504,6 @@
  *       it: compilers see the size in the call; resize with sagemem_realloc before using more.
  *     gcc warns that static functions are never defined: SAGEMEM_STATIC with layers left out; -Wno-unused-function there.
  *     A crash in a source's map_fn, or a deadlock: it is called with a lock held and must not call sagemem.
- *     A deadlock while a report is written: a sink's write_fn must not call sagemem.
  *     Memory does not fall after everything was freed: it is kept for later (see VITAL STATISTICS); sagemem_trim(), or
  *       purge_delay_ms = SAGEMEM_PURGE_NOW in the heap's desc.
  *     A limit is met although less is used: limits count pages. Many small limits of a few pages waste: limit a parent.
@@ -1678,16 +1702,49 @@ SAGEMEM_API SAGEMEM_NODISCARD sagemem_slice sagemem_index_slice(const sagemem_in
  * >>report  What a person or a program reads.
  * ========================================================================== */
 
-typedef enum sagemem_format { SAGEMEM_FORMAT_TEXT, SAGEMEM_FORMAT_BRIEF, SAGEMEM_FORMAT_JSON } sagemem_format;
+typedef enum sagemem_format {
+    SAGEMEM_FORMAT_TEXT,       /* for a terminal: tags by group, heaps, scopes, open files */
+    SAGEMEM_FORMAT_BRIEF,      /* one line */
+    SAGEMEM_FORMAT_JSON,       /* everything; "schema" is "sagemem-report-1" */
+    SAGEMEM_FORMAT_CSV,        /* a row for each heap and tag: heap,tag,used,peak,blocks,total_blocks */
+    SAGEMEM_FORMAT_PROMETHEUS, /* text exposition format, for the textfile collector; heaps of one name are one series */
+    SAGEMEM_FORMAT_FOLDED,     /* "group;tag;scope bytes", the heap for what is in no scope: for flame graphs of what is in use */
+    SAGEMEM_FORMAT_HTML        /* one page, with nothing loaded: a tree map of the peak, scopes over time, tables */
+} sagemem_format;
 
-/* Writes a report of the heap and what is below it (NULL: the process). The sink is called with locks held: it must not call
- * sagemem. Allocates nothing. Threads: any. */
+/* Writes a report of the heap and what is below it (NULL: the process). All numbers are gathered first, then written without a
+ * lock: a sink may use the library, and every format adds up to the same `used` and blocks. Exact when nobody is allocating or
+ * freeing; else each number is one that was true during the call. Not OK: what the sink said, and the report is cut short;
+ * E_NOMEM, E_LIMIT: nothing was written. Up to some 300 rows (heap, scope, tag) nothing is allocated, so that it works when
+ * memory has run out; beyond, room is taken of the library's own memory. Heaps that remember sites are also walked block by
+ * block. Threads: any. Cost: (heaps and open scopes) * tags, and pages. */
 SAGEMEM_API sagemem_status sagemem_report(const sagemem_heap *heap, sagemem_format format, const sagemem_sink *to);
-SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format,
-                                               const char *path); /* "-": standard output */
-/* Writes a report of the process when it ends through exit() or main's return. leak_exit_status not 0: the process
- * ends with that status when blocks are left. Once per process; later calls change the settings. */
+/* The same in a file; "-": standard output. A file is replaced when the new one is complete (never half there, a symbolic link's
+ * target, permissions kept); what is no regular file is written to. E_IO: what was there is as it was. */
+SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format, const char *path);
+/* Writes a report of the process when it ends through exit() or main's return; path NULL or "": none. leak_exit_status not 0:
+ * when blocks are left, they are logged as sagemem_leaks has them, and the process ends with that status; functions that were
+ * given to atexit before are then not called. Once per process; later calls change the settings. */
 SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const char *path, int leak_exit_status);
+
+/* Writes which blocks are still there, by tag and owner (heap or open scope) and, in heaps with SAGEMEM_HEAP_SITES or _CHECKED,
+ * by file and line; to NULL: only counts. heap NULL: the process. Returns their number, also when the sink fails. Sites are told
+ * for heaps of the calling thread, for shared ones that no other thread is in just then, and for default heaps of ended
+ * threads. Threads: any. */
+SAGEMEM_API size_t sagemem_leaks(const sagemem_heap *heap, const sagemem_sink *to);
+
+/* All numbers of a heap and what is below it (NULL: the process) at one moment, to be reported later, or compared with another.
+ * Holds no lock and no heap: these may end. NULL: E_NOMEM, E_LIMIT. It lies in the library's own memory until it is freed.
+ * Threads: any; a snapshot may be read by many. Cost: as of sagemem_report. */
+typedef struct sagemem_snapshot sagemem_snapshot;
+SAGEMEM_API SAGEMEM_NODISCARD sagemem_snapshot *sagemem_snapshot_take(const sagemem_heap *heap);
+SAGEMEM_API sagemem_status sagemem_snapshot_report(const sagemem_snapshot *snapshot, sagemem_format format, const sagemem_sink *to);
+/* Writes what has changed in between, by tag, owner and site: what a forest left behind, which module leaks. TEXT, BRIEF, JSON
+ * ("schema" is "sagemem-diff-1"), CSV (heap,scope,tag,used,blocks) or FOLDED (the stack, bytes before, bytes after); others are
+ * E_UNSUPPORTED. E_ARGUMENT: the snapshots are not of the same heap. Owners that came or went have nothing in the other. */
+SAGEMEM_API sagemem_status sagemem_snapshot_diff(const sagemem_snapshot *before, const sagemem_snapshot *after,
+                                                 sagemem_format format, const sagemem_sink *to);
+SAGEMEM_API void sagemem_snapshot_free(sagemem_snapshot *snapshot); /* NULL is fine */
 
 /* Runs run(ctx) again and again with one more of its allocations and system calls failing each time, first the
  * 1st, then the 2nd, ... until a run meets no failure; *points says how many there were (NULL: not wanted).
@@ -3456,6 +3513,21 @@ typedef struct smi_budget {
     smi_u64 held, peak, limit, reserved;
 } smi_budget;
 
+/* Of the scopes that have ended in a heap the worst of each run of `stride`, so that all of the run fits however many there
+ * were: when the last slot is taken, two neighbours become one. The worst of all is always among them. */
+enum { SMI_PAST_SLOTS = 64 };
+typedef struct smi_past_scope {
+    const char *kind;
+    uint64_t id, used_peak, held_peak;
+    uint64_t began, lasted; /* smi_os_ticks */
+    uint64_t count;         /* of scopes that it stands for */
+} smi_past_scope;
+typedef struct smi_past {
+    smi_past_scope slot[SMI_PAST_SLOTS];
+    uint64_t stride;
+    uint32_t slots;
+} smi_past;
+
 struct smi_object_kind;
 /* What a layer made from a heap: see smi_object_create. First member of its structure. */
 typedef struct smi_object {
@@ -3463,6 +3535,8 @@ typedef struct smi_object {
     const struct smi_object_kind *kind;
     struct sagemem_heap *domain; /* the scope or heap that it belongs to, takes from and ends with; smi_process: it has ended */
     const char *name;            /* in messages and reports; interned, or NULL */
+    const char *file;            /* that it has open: reports list it; NULL: none. Under the heap's lock */
+    smi_u64 mapped, buffered;    /* bytes of that file in memory, for reports */
     bool ending;                 /* in no list any more */
     bool busy;                   /* a function of the program's that it called is running: see smi_object_enter_alone */
 } smi_object;
@@ -3514,8 +3588,8 @@ struct sagemem_heap {
     smi_budget budget;
     /* memory */
     uint64_t list_map[2]; /* which of `lists` are not empty */
-    smi_page *pages;  /* chunk and huge pages; slab pages hang on their records */
-    smi_page *spares; /* chunks of ended scopes */
+    smi_page *pages;      /* chunk and huge pages; slab pages hang on their records */
+    smi_page *spares;     /* chunks of ended scopes */
     size_t spare_bytes, empty_bytes, chunk_bytes, slab_bytes;
     smi_u64 header_bytes; /* in front of and behind blocks, where it is not the one word of a chunk: see smi_headers */
     smi_u64 huge_page_bytes;
@@ -3525,11 +3599,11 @@ struct sagemem_heap {
                          * chunks, pages that went */
     smi_u64 scopes;     /* open */
     uint64_t scopes_begun;
-    size_t scope_bytes; /* of chunks, that the last one used */
+    size_t scope_bytes;                  /* of chunks, that the last one used */
     struct sagemem_heap *ended, *unused; /* heap: the scope that ended last; scope structures to reuse */
-    uint64_t began, ended_after; /* scope: smi_os_ticks */
-    smi_object *objects; /* newest first */
-    smi_u64 mapped;      /* heap: bytes of mapped files */
+    uint64_t began, ended_after;         /* scope: smi_os_ticks */
+    smi_object *objects;                 /* newest first */
+    smi_u64 mapped;                      /* heap: bytes of mapped files */
     void *quarantine_first, *quarantine_last;
     size_t quarantine_bytes;
     void *system_blocks;
@@ -3537,6 +3611,7 @@ struct sagemem_heap {
     struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
     uint32_t rare_total;
     struct smi_hand *hands; /* see sagemem_allocator_for */
+    smi_past *past;         /* heap: of its ended scopes; made with the first */
     /* A scope's structure is used again: from here on nothing is cleared that has not been used. */
     smi_free_block *lists[SMI_LISTS];
     uint32_t groups_end;
@@ -3847,8 +3922,8 @@ static void *smi_meta_grow(size_t size) {
     return at;
 }
 
-/* Zeroed; NULL: E_NOMEM or E_LIMIT is set. */
-static void *smi_meta_alloc(size_t size) {
+/* Undefined contents; NULL: E_NOMEM or E_LIMIT is set. */
+static void *smi_meta_take(size_t size) {
     int index = smi_meta_class(&size);
     smi_lock_take(&smi_meta_lock);
     void *at = smi_meta_free_list[index];
@@ -3861,6 +3936,13 @@ static void *smi_meta_alloc(size_t size) {
         at = smi_meta_grow(size);
     }
     smi_lock_give(&smi_meta_lock);
+    return at;
+}
+
+/* The same, zeroed. */
+static void *smi_meta_alloc(size_t size) {
+    (void)smi_meta_class(&size);
+    void *at = smi_meta_take(size);
     if (at != NULL) memset(at, 0, size);
     return at;
 }
@@ -4554,7 +4636,7 @@ typedef struct smi_sums {
 static uint64_t smi_minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
 /* `fresh`: the tag's word of a fresh scope, or NULL; read last, see smi_settle. */
-static void smi_record_sum(const smi_record *r, const smi_u64 *fresh, smi_sums *s) {
+SMI_INLINE void smi_record_sum(const smi_record *r, const smi_u64 *fresh, smi_sums *s) {
     uint64_t gone_bytes = SMI_LOAD_ACQUIRE(&r->free_bytes) + SMI_LOAD_ACQUIRE(&r->remote_bytes);
     uint64_t gone_blocks = SMI_LOAD_ACQUIRE(&r->free_blocks) + SMI_LOAD_ACQUIRE(&r->remote_blocks);
     uint64_t bytes = SMI_LOAD_ACQUIRE(&r->alloc_bytes), blocks = SMI_LOAD_ACQUIRE(&r->alloc_blocks);
@@ -4761,6 +4843,14 @@ static smi_domain *smi_domain_after(smi_domain *heap, smi_domain *d) {
     if (d->inner != NULL) return d->inner;
     while (d != heap && d->outer != heap) d = d->outer;
     return d != heap && d->orphan ? d->sibling_next : heap->left;
+}
+
+/* The next scope whose blocks d counts as well; NULL starts. */
+static const smi_domain *smi_domain_inside(const smi_domain *d, const smi_domain *after) {
+    if (after == NULL && d->inner != NULL && d->inner->chain == d) return d->inner;
+    const smi_domain *left = after == NULL || after == d->inner ? d->left : after->sibling_next;
+    while (left != NULL && left->chain != d) left = left->sibling_next;
+    return left;
 }
 
 /* -- Chunks: blocks of any size and tag, each behind one word. -------------------------------------------------
@@ -6789,8 +6879,8 @@ SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag
     if (heap == NULL) heap = smi_mine.heap;
     if (SMI_UNLIKELY(heap == NULL || SMI_LOAD(&heap->owner) != smi_self())) return NULL; /* it may be no heap at all */
     smi_domain *d = heap->top;
-    if (SMI_UNLIKELY(SMI_LOAD(&d->quick_bump) != smi_self() || d->fresh || size > SMI_CHUNK_BLOCK_MAX / 8 || tag > SAGEMEM_TAG_MAX ||
-                     smi_pending(heap)))
+    if (SMI_UNLIKELY(SMI_LOAD(&d->quick_bump) != smi_self() || d->fresh || size > SMI_CHUNK_BLOCK_MAX / 8 ||
+                     tag > SAGEMEM_TAG_MAX || smi_pending(heap)))
         return NULL;
     smi_group *group = SMI_LOAD(&d->group[tag / SMI_GROUP]);
     size_t units = smi_bump_units(size);
@@ -6955,9 +7045,11 @@ static smi_object *smi_object_create(sagemem_heap *heap, const smi_object_kind *
     o->kind = kind;
     o->name = interned;
     o->domain = d;
+    smi_lock_take(&h->lock); /* reports go through the list from any thread */
     o->older = d->objects;
     if (o->older != NULL) o->older->newer = o;
     d->objects = o;
+    smi_lock_give(&h->lock);
     return o;
 }
 
@@ -7040,9 +7132,11 @@ static void smi_object_retire(smi_object *o) {
 static void smi_object_end(smi_object *o) {
     smi_domain *d = o->domain;
     if (!o->ending) { /* else a fault handler jumped out of its end */
+        smi_lock_take(&d->base->lock);
         if (o->newer != NULL) o->newer->older = o->older;
         else d->objects = o->older;
         if (o->older != NULL) o->older->newer = o->newer;
+        smi_lock_give(&d->base->lock);
     }
     o->ending = true;
     o->kind->end_fn(o);
@@ -7072,7 +7166,16 @@ static size_t smi_objects_check(const smi_domain *d, const char *call) {
 /* Bytes of mapped files, for the statistics of the object's heap. Any thread may read; the owner writes. */
 SMI_FOR_LAYERS void smi_object_mapped(const smi_object *o, uint64_t now, uint64_t before) {
     SMI_ADD(&o->domain->base->mapped, now - before);
+    SMI_ADD(&((smi_object *)(uintptr_t)o)->mapped, now - before);
 }
+
+/* The object has a file open, which reports list by that name as long as the object is in its list; NULL: not any more. */
+SMI_FOR_LAYERS void smi_object_file(smi_object *o, const char *name) {
+    smi_lock_take(&o->domain->base->lock);
+    o->file = name;
+    smi_lock_give(&o->domain->base->lock);
+}
+SMI_FOR_LAYERS void smi_object_buffered(smi_object *o, uint64_t bytes) { SMI_STORE(&o->buffered, bytes); }
 
 /* -- Scopes ------------------------------------------------------------------------------------------------------ */
 
@@ -7261,6 +7364,30 @@ static void smi_heap_quick(smi_domain *h) {
         SMI_STORE(&scope->quick_bump, scope->chain == NULL ? owner : 0);
 }
 
+static smi_past_scope smi_past_worse(const smi_past_scope *a, const smi_past_scope *b) {
+    smi_past_scope worse = b->used_peak > a->used_peak ? *b : *a;
+    worse.count = a->count + b->count;
+    return worse;
+}
+
+/* Remembers a scope that ends. Under the heap's lock. */
+static void smi_past_add(smi_past *past, const smi_domain *scope) {
+    smi_past_scope now = {scope->name,        scope->id, smi_peak_of(scope), SMI_LOAD(&scope->budget.peak), scope->began,
+                          scope->ended_after, 1};
+    smi_past_scope *last = past->slots > 0 ? &past->slot[past->slots - 1] : NULL;
+    if (last != NULL && last->count < past->stride) {
+        *last = smi_past_worse(last, &now);
+        return;
+    }
+    if (past->slots == SMI_PAST_SLOTS) {
+        for (uint32_t i = 0; i < SMI_PAST_SLOTS / 2; i++)
+            past->slot[i] = smi_past_worse(&past->slot[2 * i], &past->slot[2 * i + 1]);
+        past->slots = SMI_PAST_SLOTS / 2;
+        past->stride *= 2;
+    }
+    past->slot[past->slots++] = now;
+}
+
 /* Ends the innermost scope of a heap; E_CORRUPT: it had damaged blocks, and has ended all the same. */
 static sagemem_status smi_scope_end(smi_domain *heap) {
     sagemem_status status = SAGEMEM_OK;
@@ -7275,6 +7402,7 @@ static sagemem_status smi_scope_end(smi_domain *heap) {
     smi_domain_forget(scope); /* system blocks are counted as they go, so before what is left is folded */
     smi_lock_take(&heap->lock);
     smi_publish_end(heap, scope);
+    smi_past_add(heap->past, scope);
     smi_scope_fold(scope);
     scope->outer->inner = NULL;
     heap->top = scope->outer;
@@ -7310,6 +7438,18 @@ static smi_domain *smi_scope_fresh(smi_domain *heap) {
     return s;
 }
 
+/* A heap remembers its scopes from the first on. False: the error is set. */
+static bool smi_past_ready(smi_domain *heap) {
+    if (SMI_LIKELY(heap->past != NULL)) return true;
+    smi_past *past = (smi_past *)smi_meta_alloc(sizeof *past);
+    if (past == NULL) return false;
+    past->stride = 1;
+    smi_lock_take(&heap->lock);
+    heap->past = past;
+    smi_lock_give(&heap->lock);
+    return true;
+}
+
 SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *kind, uint64_t id) {
     const char *call = "sagemem_scope_begin";
     if (kind == NULL || kind[0] == '\0')
@@ -7319,7 +7459,7 @@ SAGEMEM_API sagemem_status sagemem_scope_begin(sagemem_heap *heap, const char *k
     const char *name = h->ended != NULL && strncmp(h->ended->name, kind, SMI_NAME_MAX - 1) == 0 ? h->ended->name : NULL;
     if (name == NULL) name = smi_intern(kind);
     bool fails = name != NULL && smi_os_fails();
-    smi_domain *s = name != NULL && !fails ? smi_scope_fresh(h) : NULL;
+    smi_domain *s = name != NULL && !fails && smi_past_ready(h) ? smi_scope_fresh(h) : NULL;
     if (s == NULL) {
         if (fails) smi_fail_system(call, sizeof *s);
         smi_leave(h);
@@ -7423,6 +7563,7 @@ static void smi_domain_dispose(smi_domain *d) {
         if (d->bins[t] != &smi_no_bins) smi_meta_free(d->bins[t], sizeof(smi_bins));
     smi_meta_free(d->bins, d->bins_count * sizeof *d->bins);
     smi_meta_free(d->rare, SMI_RARE * sizeof *d->rare);
+    smi_meta_free(d->past, sizeof *d->past);
     for (smi_hand *hand = d->hands, *next; hand != NULL; hand = next) {
         next = hand->next;
         smi_meta_free(hand, sizeof *hand);
@@ -8449,22 +8590,31 @@ static void smi_refresh(smi_domain *h) {
     smi_lock_give(&h->lock);
 }
 
-/* Bytes around the blocks of a domain. In a plain one only those in chunks have any: a word each. Under its heap's lock. */
-static uint64_t smi_headers(const smi_domain *d) {
-    if (d->pre != 0 || (d->flags & SAGEMEM_HEAP_SYSTEM) != 0) return SMI_LOAD(&d->header_bytes);
-    uint64_t blocks = 0, huge = 0;
+/* Blocks that have a header, those of the scopes inside among them where the domain counts these. */
+static uint64_t smi_headered(const smi_domain *d) {
+    uint64_t blocks = 0;
     for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&d->group[g]) != NULL && i < SMI_GROUP; i++)
-            blocks += smi_record_blocks(&d->group[g]->record[i]) + smi_fresh_blocks(smi_fresh_of(d, (sagemem_tag)(g * SMI_GROUP + (unsigned)i)));
-    for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) huge += p->kind == SMI_HUGE;
-    return 8 * smi_minus(blocks, huge);
+            blocks += smi_record_blocks(&d->group[g]->record[i]) +
+                      smi_fresh_blocks(smi_fresh_of(d, (sagemem_tag)(g * SMI_GROUP + (unsigned)i)));
+    return blocks;
+}
+
+/* Bytes around the blocks of a domain. In a plain one only those in chunks have any: a word each. Under its heap's lock. */
+static uint64_t smi_headers(const smi_domain *d, uint64_t headered) {
+    if (d->pre != 0 || (d->flags & SAGEMEM_HEAP_SYSTEM) != 0) return SMI_LOAD(&d->header_bytes);
+    uint64_t others = 0;
+    for (const smi_domain *in = NULL; (in = smi_domain_inside(d, in)) != NULL;) others += smi_headered(in);
+    for (const smi_page *p = d->pages; p != NULL; p = p->domain_next) others += p->kind == SMI_HUGE;
+    return 8 * smi_minus(headered, others);
 }
 
 /* Of held: what no block can use. Slab pages: the rest behind the last block. Under smi_registry_lock. */
 static uint64_t smi_overhead(smi_domain *h) {
     uint64_t bytes = 0;
     smi_lock_take(&h->lock);
-    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d)) bytes += smi_headers(d);
+    for (const smi_domain *d = h; d != NULL; d = smi_domain_after(h, (smi_domain *)(uintptr_t)d))
+        bytes += smi_headers(d, smi_headered(d));
     for (uint32_t g = 0; g < SMI_LOAD(&h->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&h->group[g]) != NULL && i < SMI_GROUP; i++)
             for (const smi_page *p = SMI_LOAD_ACQUIRE(&h->group[g])->record[i].slabs; p != NULL; p = p->domain_next)
@@ -12452,6 +12602,7 @@ static void smi_filemap_put(sagemem_map *map, const smi_filemap_part *part) {
     map->shown_bytes = 0;
     SMI_STORE(&map->mapped, part->mapped);
     smi_object_mapped(&map->object, part->mapped ? part->bytes : 0, old.mapped ? old.bytes : 0);
+    smi_object_buffered(&map->object, part->mapped ? 0 : part->bytes);
     smi_filemap_drop(&old);
 }
 
@@ -12688,8 +12839,10 @@ static sagemem_status smi_filemap_begin(sagemem_map *map, const sagemem_map_desc
     }
     if (status == SAGEMEM_OK) status = smi_filemap_measure(map, &info, call);
     if (status == SAGEMEM_OK) status = smi_filemap_take(map, &part, call);
-    if (status == SAGEMEM_OK) smi_filemap_put(map, &part);
-    return status;
+    if (status != SAGEMEM_OK) return status;
+    smi_filemap_put(map, &part);
+    smi_object_file(&map->object, map->desc.path != NULL ? map->desc.path : "the descriptor");
+    return SAGEMEM_OK;
 }
 
 /* Scope or heap end with the map still open: nobody is left to repeat a flush that fails. */
@@ -13235,6 +13388,7 @@ static bool smi_writer_resize(sagemem_writer *w, size_t least, size_t size, bool
 /* The short path is open as far as the buffer goes. */
 static void smi_writer_quicken(sagemem_writer *w) {
     SMI_STORE(&w->fast, smi_watched || w->final != SAGEMEM_OK || w->renamed ? (size_t)0 : w->now.size);
+    smi_object_buffered(&w->object, (uint64_t)w->now.size + w->flight.size);
 }
 
 /* Brings the buffer, which is empty, to its size: a shrinking budget, an adaptive writer, memory that is there again. */
@@ -13518,6 +13672,7 @@ static void smi_writer_at_exit(void) {
 
 static void smi_writer_list(sagemem_writer *w) {
     static bool watched;
+    smi_object_file(&w->object, smi_writer_name(w));
     smi_lock_take(&smi_layers_lock);
     if (!watched) watched = atexit(smi_writer_at_exit) == 0;
     w->older = smi_writer_newest;
@@ -14068,6 +14223,14 @@ static const char *smi_reader_name(const sagemem_reader *r) {
     return r->desc.source != NULL ? "the source" : smi_path_shown(r->path);
 }
 
+/* ... and in reports. */
+static const char *smi_reader_name_whole(const sagemem_reader *r) {
+    return r->desc.source != NULL ? "the source" : r->path != NULL ? r->path : "the descriptor";
+}
+static void smi_reader_counted(sagemem_reader *r) {
+    smi_object_buffered(&r->object, r->capacity + (uint64_t)r->ahead.made * r->desc.buffer_bytes);
+}
+
 /* -- What a tool that watches may see -- */
 
 /* Of every buffer that is the caller's, while the library works on them, and after. */
@@ -14317,6 +14480,7 @@ static sagemem_status smi_reader_room(sagemem_reader *r, size_t size, const char
         if (grown == NULL) return smi_mine.error.status;
         r->buffer = grown;
         r->capacity = bytes;
+        smi_reader_counted(r);
     }
     SMI_ASSUME(r->buffer != NULL);
     if (held > 0 && !own) memcpy(r->buffer, r->at, held);
@@ -14482,6 +14646,7 @@ static void smi_reader_ahead_end(sagemem_reader *r) {
 /* Gives back all but the structure; a second time, nothing. Returns what the source said. */
 static sagemem_status smi_reader_finish(sagemem_reader *r) {
     const char *call = "sagemem_reader_close";
+    smi_object_file(&r->object, NULL);
     smi_reader_ahead_end(r);
     if (r->buffer != NULL) {
         smi_watch_open(r->buffer, r->capacity);
@@ -14596,6 +14761,7 @@ static bool smi_reader_ahead_begin(sagemem_reader *r, const char *call) {
         a->ring[a->made].data = (char *)smi_object_alloc(&r->object, 64, r->desc.buffer_bytes, r->desc.tag, false, call);
         if (a->ring[a->made].data == NULL) return false;
     }
+    smi_reader_counted(r);
     smi_lock_init(&a->lock);
     smi_lock_init(&a->calls);
     if (r->input->waits && !(a->rings = smi_os_bell_make(&a->bell))) {
@@ -14632,6 +14798,7 @@ static bool smi_reader_prepare(sagemem_reader *r, const char *call) {
     if (r->buffer == NULL) return false;
     r->capacity = wanted;
     r->at = r->end = r->buffer;
+    smi_reader_counted(r);
     return true;
 }
 
@@ -14666,7 +14833,8 @@ static sagemem_reader *smi_reader_make(const sagemem_reader_desc *desc, smi_read
         r->handle = smi_os_no_handle();
     }
     bool opened = r->opened;
-    if (!opened) smi_object_end(&r->object);
+    if (opened) smi_object_file(&r->object, smi_reader_name_whole(r));
+    else smi_object_end(&r->object);
     smi_leave(h);
     return opened ? r : NULL;
 }
@@ -16053,18 +16221,592 @@ SAGEMEM_API sagemem_slice sagemem_index_slice(const sagemem_index *index, uint64
 #endif /* SAGEMEM_WITH_IO && SAGEMEM_WITH_SLICE */
 
 /* ==========================================================================
- * >>report  One look at the counters, as text, as one line, as JSON.
- *           Reads only what >>heap counts; writes through a small buffer.
+ * >>report  One look at the counters, in the form that is asked for.
+ *
+ *   gathering - writing - text, one line - JSON, CSV, Prometheus, folded
+ *   stacks - HTML - differences - leaks - the public calls
+ *
+ *           A report is two steps. Gathering copies all numbers into a snapshot,
+ *           with locks held; writing reads that alone, so that a sink may call
+ *           the library, and every form adds up to the same. Calls only what
+ *           >>heap counts; nobody calls it.
  * ========================================================================== */
 #if SAGEMEM_WITH_REPORT
+
+/* -- Gathering ---------------------------------------------------------------------------------------------------
+ *
+ *    sagemem_snapshot | tags | owners | cells | past | files | sites | order
+ *
+ *    An owner is the process, a heap or an open scope, what encloses it before it. Of each the cells, in the order of
+ *    tags, have what is its own: so the sum over all cells is the total, whatever the rows of a report are. Names are
+ *    interned and outlive everything; names of files are copied.
+ *
+ *    How much room it takes is known when it is done: what does not fit is counted, and it is done again. The first
+ *    try is on the desk, where nothing need be allocated, and most programs never need more. */
+
+typedef struct smi_snap_tag {
+    smi_sums sum;
+    uint64_t peak, peak_blocks, at_peak;
+    const char *name; /* NULL: it has none */
+    uint32_t group;   /* bytes of the name in front of the slash */
+    uint64_t group_at_peak;
+} smi_snap_tag;
+
+typedef struct smi_snap_owner {
+    const char *name;
+    uint64_t id, key;      /* scope; what tells it from any other, also of another snapshot */
+    uint32_t parent, heap; /* what encloses it; the heap that it is or that it is a scope of. Of the first: itself */
+    uint32_t cell, cells;
+    bool is_scope;
+    smi_sums own, all; /* all: with what it encloses */
+    uint64_t peak, held, held_peak, limit, reserved, mapped, overhead, huge_page_bytes;
+} smi_snap_owner;
+
+typedef struct smi_snap_cell {
+    smi_sums sum;
+    uint64_t peak;
+    uint32_t owner;
+    sagemem_tag tag;
+} smi_snap_cell;
+
+typedef struct smi_snap_past {
+    smi_past_scope scope;
+    uint64_t ago_ns, duration_ns; /* it was begun before the snapshot; and was open */
+    uint32_t heap;
+} smi_snap_past;
+
+typedef struct smi_snap_file {
+    char name[SMI_NAME_MAX + 16];
+    const char *kind;
+    uint64_t mapped, buffered;
+    uint32_t owner;
+} smi_snap_file;
+
+typedef struct smi_snap_site {
+    const char *file; /* NULL: an empty place of the table, while it is one */
+    uint64_t bytes, blocks;
+    uint32_t owner;
+    int line;
+    sagemem_tag tag;
+} smi_snap_site;
+
+/* How many there is room for, or are. */
+typedef struct smi_snap_room {
+    uint32_t tags, owners, cells, past, files, sites;
+} smi_snap_room;
+
+struct sagemem_snapshot {
+    size_t bytes;
+    uintptr_t magic;          /* not in front: there the link of free memory is */
+    uint64_t taken_ns, taken; /* taken: smi_os_ticks */
+    uint64_t resident, library, peak;
+    bool is_process, on_desk, sorted;
+    smi_snap_room room, n;
+    smi_snap_tag *tags; /* by number */
+    smi_snap_owner *owners, owner_spill;
+    smi_snap_cell *cells, cell_spill;
+    smi_snap_past *past;
+    smi_snap_file *files;
+    smi_snap_site *sites; /* a hash table while it is gathered; then by owner, tag, file and line */
+    uint16_t *order;      /* tags by group, the largest first; see smi_snap_sort */
+    uint32_t ordered;
+};
+
+static const uintptr_t SMI_SNAP_MAGIC = (uintptr_t)0x2F61C40B77D19E53u;
+enum { SMI_SNAP_DESK = 65536 };
+static uint64_t smi_snap_desk[SMI_SNAP_DESK / 8]; /* not a byte of memory before the first report */
+static uint32_t smi_snap_desk_taken;
+static smi_snap_room smi_snap_usual; /* what the process needed last; under smi_registry_lock */
+
+static size_t smi_snap_bytes(const smi_snap_room *r) {
+    return sizeof(sagemem_snapshot) + r->tags * sizeof(smi_snap_tag) + r->owners * sizeof(smi_snap_owner) +
+           r->cells * sizeof(smi_snap_cell) + r->past * sizeof(smi_snap_past) + r->files * sizeof(smi_snap_file) +
+           r->sites * sizeof(smi_snap_site) + r->tags * sizeof(uint16_t);
+}
+
+static sagemem_snapshot *smi_snap_lay(void *at, const smi_snap_room *room) {
+    sagemem_snapshot *s = (sagemem_snapshot *)at;
+    memset(s, 0, sizeof *s);
+    s->room = *room;
+    s->bytes = smi_snap_bytes(room);
+    s->tags = (smi_snap_tag *)(void *)(s + 1);
+    s->owners = (smi_snap_owner *)(void *)(s->tags + room->tags);
+    s->cells = (smi_snap_cell *)(void *)(s->owners + room->owners);
+    s->past = (smi_snap_past *)(void *)(s->cells + room->cells);
+    s->files = (smi_snap_file *)(void *)(s->past + room->past);
+    s->sites = (smi_snap_site *)(void *)(s->files + room->files);
+    s->order = (uint16_t *)(void *)(s->sites + room->sites);
+    memset(s->tags, 0, room->tags * sizeof *s->tags);
+    memset(s->sites, 0, room->sites * sizeof *s->sites);
+    return s;
+}
+
+/* What the scopes inside of d have of a tag, which d counts as well. Their counters may move meanwhile: never below nothing. */
+static void smi_snap_subtract(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
+    for (const smi_domain *in = NULL; (in = smi_domain_inside(d, in)) != NULL;) {
+        smi_sums less = {0, 0, 0, 0};
+        smi_own_sum(in, tag, &less);
+        s->bytes = smi_minus(s->bytes, less.bytes);
+        s->blocks = smi_minus(s->blocks, less.blocks);
+        s->total_bytes = smi_minus(s->total_bytes, less.total_bytes);
+        s->total_blocks = smi_minus(s->total_blocks, less.total_blocks);
+    }
+}
+
+SMI_INLINE void smi_snap_add(smi_sums *to, const smi_sums *more) {
+    to->bytes += more->bytes;
+    to->blocks += more->blocks;
+    to->total_bytes += more->total_bytes;
+    to->total_blocks += more->total_blocks;
+}
+
+SMI_INLINE void smi_snap_cell_add(sagemem_snapshot *s, smi_snap_owner *o, uint32_t owner, uint32_t tag, const smi_record *r,
+                                  const smi_sums *sum) {
+    smi_snap_cell *c = s->n.cells < s->room.cells ? &s->cells[s->n.cells] : &s->cell_spill;
+    uint64_t peak = SMI_LOAD(&r->peak);
+    s->n.cells++;
+    o->cells++;
+    c->sum = *sum;
+    c->peak = peak > sum->bytes ? peak : sum->bytes;
+    c->owner = owner;
+    c->tag = (sagemem_tag)tag;
+    smi_snap_add(&o->own, sum);
+    if (tag < s->room.tags) smi_snap_add(&s->tags[tag].sum, sum);
+}
+
+/* Slab pages end in what is too small for a block. */
+static uint64_t smi_snap_tails(const smi_record *r) {
+    uint64_t bytes = 0;
+    for (const smi_page *p = r->slabs; p != NULL; p = p->domain_next) bytes += p->bytes - (size_t)p->capacity * p->block_size;
+    return bytes;
+}
+
+static void smi_snap_cells(sagemem_snapshot *s, smi_snap_owner *o, uint32_t owner, const smi_domain *d) {
+    uint32_t groups = SMI_LOAD(&d->groups_end);
+    uint64_t headered = 0;
+    bool fresh = SMI_LOAD(&d->fresh), encloses = smi_domain_inside(d, NULL) != NULL;
+    if (groups * SMI_GROUP > s->n.tags) s->n.tags = groups * SMI_GROUP;
+    o->cell = s->n.cells;
+    for (uint32_t g = 0; g < groups; g++) {
+        const smi_group *group = SMI_LOAD_ACQUIRE(&d->group[g]);
+        for (uint32_t i = 0; group != NULL && i < SMI_GROUP; i++) {
+            const smi_record *r = &group->record[i];
+            bool never = SMI_LOAD(&r->alloc_blocks) == 0 && r->slabs == NULL && SMI_LOAD(&r->gone_blocks) == 0;
+            if (never && (!fresh || SMI_LOAD(&group->fresh[i]) == 0)) continue;
+            smi_sums sum = {0, 0, 0, 0};
+            uint32_t tag = g * SMI_GROUP + i;
+            smi_record_sum(r, fresh ? &group->fresh[i] : NULL, &sum);
+            if (encloses) smi_snap_subtract(d, (sagemem_tag)tag, &sum);
+            headered += smi_record_blocks(r) + (fresh ? smi_fresh_blocks(SMI_LOAD(&group->fresh[i])) : 0);
+            if (r->slabs != NULL) o->overhead += smi_snap_tails(r);
+            if (sum.total_blocks > 0) smi_snap_cell_add(s, o, owner, tag, r, &sum);
+        }
+    }
+    o->overhead += smi_headers(d, headered);
+}
+
+static void smi_snap_files(sagemem_snapshot *s, uint32_t owner, const smi_domain *d) {
+    for (const smi_object *object = d->objects; object != NULL; object = object->older) {
+        if (object->file == NULL) continue;
+        if (s->n.files < s->room.files) {
+            smi_snap_file *f = &s->files[s->n.files];
+            size_t length = strlen(object->file);
+            bool cut = length >= sizeof f->name; /* the end says more than the front */
+            smi_text(f->name, sizeof f->name, "%s%s", cut ? "..." : "",
+                     cut ? object->file + length - (sizeof f->name - 4) : object->file);
+            f->kind = object->kind->name;
+            f->mapped = SMI_LOAD(&object->mapped);
+            f->buffered = SMI_LOAD(&object->buffered);
+            f->owner = owner;
+        }
+        s->n.files++;
+    }
+}
+
+/* One heap or scope. Under its heap's lock. */
+static void smi_snap_domain(sagemem_snapshot *s, const smi_domain *d, uint32_t parent, uint32_t heap) {
+    uint32_t index = s->n.owners++;
+    smi_snap_owner *o = index < s->room.owners ? &s->owners[index] : &s->owner_spill;
+    memset(o, 0, sizeof *o);
+    o->name = d->name;
+    o->is_scope = d->base != d;
+    o->id = d->id;
+    o->key = o->is_scope ? d->salt : (uint64_t)(uintptr_t)d;
+    o->parent = parent;
+    o->heap = heap;
+    o->held = SMI_LOAD(&d->budget.held);
+    o->held_peak = SMI_LOAD(&d->budget.peak);
+    o->limit = SMI_LOAD(&d->budget.limit);
+    o->reserved = SMI_LOAD(&d->budget.reserved);
+    o->mapped = SMI_LOAD(&d->mapped);
+    o->huge_page_bytes = SMI_LOAD(&d->huge_page_bytes);
+    smi_snap_cells(s, o, index, d);
+    o->peak = smi_peak_of(d);
+    smi_snap_files(s, index, d);
+}
+
+/* Of the scopes that have ended in a heap. */
+static void smi_snap_remember(sagemem_snapshot *s, const smi_past *past, uint32_t heap) {
+    for (uint32_t i = 0; past != NULL && i < past->slots; i++, s->n.past++) {
+        if (s->n.past >= s->room.past) continue;
+        smi_snap_past *p = &s->past[s->n.past];
+        p->scope = past->slot[i];
+        p->heap = heap;
+    }
+}
+
+/* -- Sites: heaps that know them are walked block by block, where nobody else can be changing them: those of the calling
+ *    thread, shared ones that no other thread uses now, and default heaps whose threads have ended. */
+
+typedef struct smi_snap_walk {
+    sagemem_snapshot *snapshot;
+    uint32_t owner;
+} smi_snap_walk;
+
+static bool smi_snap_site_is(const smi_snap_site *a, uint32_t owner, sagemem_tag tag, const char *file, int line) {
+    return a->owner == owner && a->tag == tag && a->line == line && strcmp(a->file, file) == 0;
+}
+
+static void smi_snap_site_add(void *ctx, const smi_ref *ref, void *block) {
+    const smi_snap_walk *w = (const smi_snap_walk *)ctx;
+    sagemem_snapshot *s = w->snapshot;
+    (void)block;
+    if (ref->file == NULL) return;
+    uint32_t mask = s->room.sites - 1, key = smi_hash_text(ref->file) + (uint32_t)ref->line * 31u + ref->tag * 17u + w->owner * 7u;
+    uint32_t at = (uint32_t)((uint64_t)key * SMI_MIX >> 40) & mask;
+    while (s->room.sites > 0 && s->sites[at].file != NULL &&
+           !smi_snap_site_is(&s->sites[at], w->owner, ref->tag, ref->file, ref->line))
+        at = (at + 1) & mask;
+    if (s->room.sites == 0 || (s->sites[at].file == NULL && s->n.sites >= s->room.sites / 2)) {
+        s->n.sites = s->room.sites + 1; /* too full, however many there are */
+        return;
+    }
+    smi_snap_site *site = &s->sites[at];
+    if (site->file == NULL) s->n.sites++;
+    site->file = ref->file;
+    site->line = ref->line;
+    site->owner = w->owner;
+    site->tag = ref->tag;
+    site->bytes += ref->size;
+    site->blocks++;
+}
+
+/* Whether the blocks of a heap can be walked; a shared one is locked. Under smi_registry_lock, so that no thread takes the heap
+ * over meanwhile; a use lock comes before that one, so it is not waited for. */
+static bool smi_snap_sites_begin(smi_domain *h) {
+    if ((h->flags & (SAGEMEM_HEAP_SITES | SAGEMEM_HEAP_CHECKED | SAGEMEM_HEAP_SYSTEM)) == 0 || h->frozen) return false;
+    uintptr_t whose = SMI_LOAD_ACQUIRE(&h->owner);
+    return whose == smi_self() || (whose == 0 && h->is_default) || (whose == SMI_ANY && smi_use_try(h));
+}
+
+static void smi_snap_sites(sagemem_snapshot *s, smi_domain *h, uint32_t owner) {
+    smi_snap_walk walk = {s, owner};
+    for (smi_domain *d = h; d != NULL && s->n.sites <= s->room.sites; d = smi_domain_after(h, d), walk.owner++)
+        smi_visit_domain(d, smi_snap_site_add, &walk);
+    smi_leave(h);
+}
+
+/* A heap's peaks are brought up to date by those below it, which comes later. */
+static void smi_snap_heap_peaks(sagemem_snapshot *s, const smi_domain *h, smi_snap_owner *o) {
+    o->peak = smi_peak_of(h);
+    for (uint32_t i = o->cell; i < o->cell + o->cells && i < s->room.cells; i++) {
+        uint64_t peak = SMI_LOAD(&smi_record_of(h, s->cells[i].tag)->peak);
+        if (peak > s->cells[i].peak) s->cells[i].peak = peak;
+    }
+}
+
+/* A heap, its open scopes, and the heaps below; its counters are looked at while they are in the cache, so heap by heap. Under
+ * smi_registry_lock. */
+static void smi_snap_heap(sagemem_snapshot *s, smi_domain *h, uint32_t parent) {
+    uint32_t index = s->n.owners;
+    bool sites = h != &smi_process && smi_snap_sites_begin(h);
+    smi_lock_take(&h->lock);
+    if (h != &smi_process) smi_publish(h, false);
+    for (smi_domain *d = h; d != NULL; d = smi_domain_after(h, d)) {
+        uint32_t outside = d == h ? parent : d->outer == h ? index : s->n.owners - 1;
+        smi_snap_domain(s, d, outside, index);
+    }
+    smi_snap_remember(s, h->past, index);
+    smi_lock_give(&h->lock);
+    if (sites) smi_snap_sites(s, h, index);
+    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_snap_heap(s, c, index);
+    if (h->children != NULL && index < s->room.owners) smi_snap_heap_peaks(s, h, &s->owners[index]);
+}
+
+/* What made the peak of the first owner. */
+static void smi_snap_peaks(sagemem_snapshot *s, smi_domain *root) {
+    smi_lock_take(&root->lock);
+    smi_lock_take(&smi_stats_lock); /* what was published stays as it is, so that it adds up */
+    s->peak = smi_peak_of(root);
+    for (uint32_t t = 0; t < s->room.tags && t < s->n.tags; t++) {
+        const smi_record *r = smi_record_find(root, (sagemem_tag)t);
+        if (r == NULL) continue;
+        s->tags[t].peak = SMI_LOAD(&r->peak);
+        s->tags[t].peak_blocks = SMI_LOAD(&r->peak_blocks);
+        s->tags[t].at_peak = smi_record_at_peak(root, (sagemem_tag)t);
+    }
+    smi_lock_give(&smi_stats_lock);
+    smi_lock_give(&root->lock);
+}
+
+static int smi_snap_site_order(const smi_snap_site *a, const smi_snap_site *b) {
+    if (a->owner != b->owner) return a->owner < b->owner ? -1 : 1;
+    if (a->tag != b->tag) return a->tag < b->tag ? -1 : 1;
+    int files = strcmp(a->file, b->file);
+    return files != 0 ? files : a->line < b->line ? -1 : a->line > b->line;
+}
+
+/* The table becomes a list. Shell's sort, with the gaps of Ciura (2001) and then by 9/4: the C library's may allocate. */
+static void smi_snap_sites_sort(sagemem_snapshot *s) {
+    uint32_t n = 0, gap = 1;
+    for (uint32_t i = 0; i < s->room.sites; i++)
+        if (s->sites[i].file != NULL) s->sites[n++] = s->sites[i];
+    s->n.sites = n;
+    while (gap < n / 2) gap = gap * 9 / 4 + 1;
+    for (; gap > 0; gap = gap == 1 ? 0 : gap * 4 / 9 > 0 ? gap * 4 / 9 : 1)
+        for (uint32_t i = gap; i < n; i++) {
+            smi_snap_site moved = s->sites[i];
+            uint32_t at = i;
+            for (; at >= gap && smi_snap_site_order(&s->sites[at - gap], &moved) > 0; at -= gap) s->sites[at] = s->sites[at - gap];
+            s->sites[at] = moved;
+        }
+}
+
+/* A name's part before the slash; 0 when there is none. */
+static uint32_t smi_snap_group(const char *name) {
+    const char *slash = name != NULL ? strchr(name, '/') : NULL;
+    return slash != NULL ? (uint32_t)(slash - name) : 0;
+}
+
+/* Sums and names, from what was gathered. */
+static void smi_snap_finish(sagemem_snapshot *s) {
+    for (uint32_t i = s->n.owners; i-- > 0;) {
+        smi_snap_owner *o = &s->owners[i];
+        smi_snap_add(&o->all, &o->own);
+        if (o->peak < o->all.bytes) o->peak = o->all.bytes;
+        if (i == 0) break;
+        smi_snap_owner *up = &s->owners[o->parent];
+        smi_snap_add(&up->all, &o->all);
+        up->overhead += o->overhead;
+        up->mapped += o->mapped;
+        up->huge_page_bytes += o->huge_page_bytes;
+    }
+    bool now = s->owners[0].all.bytes > s->peak; /* blocks have come since the peaks were looked at: this is the peak */
+    if (now) s->peak = s->owners[0].all.bytes;
+    s->owners[0].peak = s->peak;
+    for (uint32_t t = 0; t < s->n.tags; t++) {
+        smi_snap_tag *tag = &s->tags[t];
+        if (tag->sum.total_blocks == 0) continue;
+        if (now) tag->at_peak = tag->sum.bytes;
+        if (tag->peak < tag->sum.bytes) tag->peak = tag->sum.bytes;
+        if (tag->peak_blocks < tag->sum.blocks) tag->peak_blocks = tag->sum.blocks;
+        tag->name = t == SAGEMEM_UNTAGGED ? "untagged" : SMI_LOAD_ACQUIRE(&smi_tag_names[t]);
+        tag->group = t == SAGEMEM_UNTAGGED ? 0 : smi_snap_group(tag->name);
+    }
+    smi_snap_sites_sort(s);
+    for (uint32_t i = 0; i < s->n.past; i++) {
+        smi_snap_past *p = &s->past[i];
+        p->ago_ns = smi_os_ticks_ns(s->taken - p->scope.began);
+        p->duration_ns = smi_os_ticks_ns(p->scope.lasted);
+        if (p->duration_ns > p->ago_ns) p->duration_ns = p->ago_ns;
+    }
+}
+
+static bool smi_snap_fits(const sagemem_snapshot *s) {
+    const smi_snap_room *n = &s->n, *room = &s->room;
+    return n->tags <= room->tags && n->owners <= room->owners && n->cells <= room->cells && n->past <= room->past &&
+           n->files <= room->files && n->sites <= room->sites;
+}
+
+/* What to try next: as much as there was, and what may come meanwhile. */
+static smi_snap_room smi_snap_more(const sagemem_snapshot *s) {
+    smi_snap_room room = s->n;
+    room.owners += room.owners / 8 + 8;
+    room.cells += room.cells / 8 + 32;
+    room.past += SMI_PAST_SLOTS;
+    room.files += room.files / 8 + 8;
+    room.sites = s->room.sites;
+    if (s->n.sites > s->room.sites) room.sites = room.sites > 0 ? 4 * room.sites : 64;
+    return room;
+}
+
+static void smi_snap_drop(sagemem_snapshot *s) {
+    s->magic = ~SMI_SNAP_MAGIC;
+    if (s->on_desk) SMI_STORE_RELEASE(&smi_snap_desk_taken, 0u);
+    else smi_meta_free(s, s->bytes);
+}
+
+/* Room: the desk for a report, if nobody writes on it, else of the library's own. NULL: the error is set. */
+static sagemem_snapshot *smi_snap_place(const smi_snap_room *room, bool desk, const char *call) {
+    size_t bytes = smi_snap_bytes(room);
+    uint32_t free_desk = 0;
+    bool on_desk = desk && bytes <= sizeof smi_snap_desk && SMI_LOAD(&smi_snap_desk_taken) == 0 &&
+                   __atomic_compare_exchange_n(&smi_snap_desk_taken, &free_desk, 1u, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    void *at = smi_snap_desk;
+    if (!on_desk && smi_os_fails()) {
+        smi_fail_system(call, bytes);
+        return NULL;
+    }
+    if (!on_desk && (at = smi_meta_take(bytes)) == NULL) return NULL;
+    sagemem_snapshot *s = smi_snap_lay(at, room);
+    s->on_desk = on_desk;
+    return s;
+}
+
+/* All numbers of a heap and what is below it. NULL: the error is set. */
+static sagemem_snapshot *smi_snap_make(smi_domain *root, bool desk, const char *call) {
+    smi_snap_room room = {256, 32, 384, SMI_PAST_SLOTS, 32, 64}; /* fills the desk */
+    uint64_t resident = smi_os_resident();
+    bool is_process = root == &smi_process;
+    smi_lock_take(&smi_registry_lock);
+    if (is_process && smi_snap_usual.owners > 0 && !desk) room = smi_snap_usual;
+    smi_lock_give(&smi_registry_lock);
+    for (;;) {
+        sagemem_snapshot *s = smi_snap_place(&room, desk, call);
+        if (s == NULL) return NULL;
+        s->is_process = is_process;
+        s->resident = resident;
+        smi_lock_take(&smi_registry_lock);
+        s->taken_ns = smi_os_now_ns();
+        smi_snap_heap(s, root, 0);
+        s->taken = smi_os_ticks(); /* after whatever it tells of */
+        smi_snap_peaks(s, root);
+        s->library = is_process ? SMI_LOAD(&smi_meta_bytes) : 0;
+        bool fits = smi_snap_fits(s);
+        room = smi_snap_more(s);
+        if (fits && is_process) smi_snap_usual = room;
+        smi_lock_give(&smi_registry_lock);
+        if (fits) {
+            s->magic = SMI_SNAP_MAGIC;
+            smi_snap_finish(s);
+            return s;
+        }
+        smi_snap_drop(s);
+    }
+}
+
+/* The group, then the tag, that had more at the peak comes first; what has no group comes last. */
+static int smi_snap_tag_order(const sagemem_snapshot *s, uint16_t a, uint16_t b) {
+    const smi_snap_tag *x = &s->tags[a], *y = &s->tags[b];
+    if ((x->group == 0) != (y->group == 0)) return x->group == 0 ? 1 : -1;
+    if (x->group != 0) {
+        if (x->group_at_peak != y->group_at_peak) return x->group_at_peak > y->group_at_peak ? -1 : 1;
+        int names = strncmp(x->name, y->name, x->group < y->group ? x->group : y->group);
+        if (names != 0) return names;
+        if (x->group != y->group) return x->group < y->group ? -1 : 1;
+    }
+    if (x->at_peak != y->at_peak) return x->at_peak > y->at_peak ? -1 : 1;
+    return a < b ? -1 : 1;
+}
+
+static bool smi_snap_same_group(const smi_snap_tag *a, const smi_snap_tag *b) {
+    return a->group == b->group && (a->group == 0 || memcmp(a->name, b->name, a->group) == 0);
+}
+
+static void smi_snap_order(sagemem_snapshot *s) {
+    uint32_t gap = 1, n = s->ordered;
+    while (gap < n / 2) gap = gap * 9 / 4 + 1;
+    for (; gap > 0; gap = gap == 1 ? 0 : gap * 4 / 9 > 0 ? gap * 4 / 9 : 1)
+        for (uint32_t i = gap; i < n; i++) {
+            uint16_t moved = s->order[i];
+            uint32_t at = i;
+            for (; at >= gap && smi_snap_tag_order(s, s->order[at - gap], moved) > 0; at -= gap) s->order[at] = s->order[at - gap];
+            s->order[at] = moved;
+        }
+}
+
+/* Sorts the tags for reading, once: first by group, so that each group's sum is found, then by that. Two threads may want to
+ * write one snapshot. */
+static void smi_snap_sort(const sagemem_snapshot *snapshot) {
+    sagemem_snapshot *s = (sagemem_snapshot *)(uintptr_t)snapshot;
+    smi_lock_take(&smi_layers_lock);
+    if (!s->sorted) {
+        for (uint32_t t = 0; t < s->n.tags; t++)
+            if (s->tags[t].sum.total_blocks > 0) s->order[s->ordered++] = (uint16_t)t;
+        smi_snap_order(s);
+        for (uint32_t i = 0, end; i < s->ordered; i = end) {
+            uint64_t sum = 0;
+            for (end = i; end < s->ordered && smi_snap_same_group(&s->tags[s->order[i]], &s->tags[s->order[end]]); end++)
+                sum += s->tags[s->order[end]].at_peak;
+            for (uint32_t k = i; k < end; k++) s->tags[s->order[k]].group_at_peak = sum;
+        }
+        smi_snap_order(s);
+        s->sorted = true;
+    }
+    smi_lock_give(&smi_layers_lock);
+}
+
+/* The cell of a tag, or NULL. */
+static const smi_snap_cell *smi_snap_find(const sagemem_snapshot *s, const smi_snap_owner *o, uint32_t tag) {
+    uint32_t low = o->cell, high = o->cell + o->cells;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (s->cells[middle].tag < tag) low = middle + 1;
+        else high = middle;
+    }
+    return low < o->cell + o->cells && s->cells[low].tag == tag ? &s->cells[low] : NULL;
+}
+
+/* The end of the owners that are the heap at `index` and its scopes. */
+static uint32_t smi_snap_heap_end(const sagemem_snapshot *s, uint32_t index) {
+    uint32_t end = index + 1;
+    while (end < s->n.owners && s->owners[end].is_scope) end++;
+    return end;
+}
+
+/* What a heap has of a tag, its scopes included. False: it never had any. */
+static bool smi_snap_heap_tag(const sagemem_snapshot *s, uint32_t index, uint32_t tag, smi_sums *sum, uint64_t *peak) {
+    memset(sum, 0, sizeof *sum);
+    *peak = 0;
+    for (uint32_t i = index, end = smi_snap_heap_end(s, index); i < end; i++) {
+        const smi_snap_cell *c = smi_snap_find(s, &s->owners[i], tag);
+        if (c == NULL) continue;
+        smi_snap_add(sum, &c->sum);
+        if (c->peak > *peak) *peak = c->peak;
+    }
+    if (*peak < sum->bytes) *peak = sum->bytes;
+    return sum->total_blocks > 0;
+}
+
+/* What a heap holds that those below it do not. */
+static uint64_t smi_snap_held_own(const sagemem_snapshot *s, uint32_t index) {
+    uint64_t below = 0;
+    for (uint32_t i = index + 1; i < s->n.owners; i++)
+        if (!s->owners[i].is_scope && s->owners[i].parent == index) below += s->owners[i].held;
+    return smi_minus(s->owners[index].held, below);
+}
+
+/* Where memory is: parts that add up to at least what is resident. */
+typedef struct smi_snap_where {
+    uint64_t used, unused, library, mapped, rest;
+} smi_snap_where;
+static smi_snap_where smi_snap_parts(const sagemem_snapshot *s) {
+    const smi_snap_owner *o = &s->owners[0];
+    smi_snap_where w;
+    w.used = o->all.bytes;
+    w.library = s->library;
+    w.unused = smi_minus(o->held, w.used + w.library);
+    w.mapped = o->mapped;
+    w.rest = smi_minus(s->resident, o->held + o->mapped);
+    return w;
+}
+
+/* -- Writing: through a small buffer, without a lock, without a float (whose point the locale may change). ------------ */
 
 typedef struct smi_report_out {
     const sagemem_sink *sink;
     uint64_t offset;
     sagemem_status status;
     size_t used;
-    char buffer[2048];
+    char buffer[4096];
 } smi_report_out;
+
+static void smi_report_begin(smi_report_out *out, const sagemem_sink *sink) {
+    out->sink = sink;
+    out->offset = 0;
+    out->used = 0;
+    out->status = SAGEMEM_OK;
+}
 
 static void smi_report_flush(smi_report_out *out) {
     if (out->used > 0 && out->status == SAGEMEM_OK)
@@ -16073,318 +16815,1356 @@ static void smi_report_flush(smi_report_out *out) {
     out->used = 0;
 }
 
+/* The sink is closed in any case; the first failure counts. */
+static sagemem_status smi_report_end(smi_report_out *out) {
+    smi_report_flush(out);
+    if (out->sink->close_fn == NULL) return out->status;
+    sagemem_status closed = out->sink->close_fn(out->sink->ctx);
+    return out->status != SAGEMEM_OK ? out->status : closed;
+}
+
+static void smi_report_raw(smi_report_out *out, const char *text, size_t size) {
+    if (size > sizeof out->buffer - out->used) smi_report_flush(out);
+    memcpy(out->buffer + out->used, text, size);
+    out->used += size;
+}
+
+/* At most 1023 bytes. */
 SAGEMEM_PRINTF(2, 3)
 static void smi_report_put(smi_report_out *out, const char *format, ...) {
-    char line[512];
+    char line[1024];
     va_list args;
     va_start(args, format);
     int n = vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    size_t size = n < 0 ? 0 : (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
-    if (size > sizeof out->buffer - out->used) smi_report_flush(out);
-    memcpy(out->buffer + out->used, line, size);
-    out->used += size;
+    smi_report_raw(out, line, n < 0 ? 0 : (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }
 
-/* A name as a JSON string. Bytes from 0x80 on are passed through: names are UTF-8, or the program's affair. */
-static void smi_report_string(smi_report_out *out, const char *text) {
-    smi_report_put(out, "\"");
-    for (; *text != '\0'; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\') smi_report_put(out, "\\%c", c);
-        else if (c < 0x20) smi_report_put(out, "\\u%04x", c);
-        else smi_report_put(out, "%c", c);
+/* How names appear: each form has bytes of its own that would end them. Those from 0x80 on are passed through: names are
+ * UTF-8, or the program's affair. */
+typedef enum smi_report_quoting { SMI_PLAIN, SMI_JSON, SMI_CSV, SMI_LABEL, SMI_FRAME, SMI_XML } smi_report_quoting;
+
+static const char *smi_report_quoted(unsigned char c, smi_report_quoting how, char *text, size_t size) {
+    const char *as = NULL;
+    if (how == SMI_JSON || how == SMI_LABEL) {
+        as = c == '"' ? "\\\"" : c == '\\' ? "\\\\" : c == '\n' ? "\\n" : NULL;
+        if (as == NULL && how == SMI_JSON && c < 0x20) smi_text(text, size, "\\u%04x", c);
+    } else if (how == SMI_CSV) {
+        as = c == '"' ? "\"\"" : NULL;
+    } else if (how == SMI_XML) {
+        as = c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : c == '"' ? "&quot;" : NULL;
+        if (c < 0x20 || c == 0x7F) as = "?"; /* no XML has these */
+    } else if (c < 0x20 || c == 0x7F || (how == SMI_FRAME && c == ';')) {
+        as = "?";
     }
-    smi_report_put(out, "\"");
+    return as != NULL ? as : text;
 }
 
-/* "1.25 MiB", at most 10 characters. */
-static const char *smi_report_bytes(char *text, size_t size, uint64_t bytes) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-    int unit = 0;
-    double value = (double)bytes;
-    for (; value >= 1024 && unit < 6; unit++) value /= 1024;
-    smi_text(text, size, unit == 0 ? "%.0f %s" : value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value, units[unit]);
+/* At most `length` bytes of a name. */
+static void smi_report_part(smi_report_out *out, const char *name, size_t length, smi_report_quoting how) {
+    for (size_t i = 0; i < length && name[i] != '\0'; i++) {
+        char text[8] = {name[i], '\0'};
+        const char *as = smi_report_quoted((unsigned char)name[i], how, text, sizeof text);
+        smi_report_raw(out, as, strlen(as));
+    }
+}
+static void smi_report_name(smi_report_out *out, const char *name, smi_report_quoting how) {
+    bool quotes = how == SMI_JSON || how == SMI_LABEL || (how == SMI_CSV && strpbrk(name, ",\"\r\n") != NULL);
+    if (quotes) smi_report_raw(out, "\"", 1);
+    smi_report_part(out, name, strlen(name), how);
+    if (quotes) smi_report_raw(out, "\"", 1);
+}
+
+/* A tag's name, or its number. */
+enum { SMI_TAG_TEXT = 16 };
+static const char *smi_report_tag(const char *name, uint32_t tag, char text[SMI_TAG_TEXT]) {
+    if (name != NULL) return name;
+    smi_text(text, SMI_TAG_TEXT, "tag %u", tag);
     return text;
 }
 
-/* A name's part before the slash; "" when there is none. */
-static size_t smi_report_group(const char *name) {
-    const char *slash = strchr(name, '/');
-    return slash != NULL ? (size_t)(slash - name) : 0;
+/* "heap" or "forest 12" */
+enum { SMI_OWNER_TEXT = SMI_NAME_MAX + 24 };
+static const char *smi_report_owner(const smi_snap_owner *o, char text[SMI_OWNER_TEXT]) {
+    if (!o->is_scope) return o->name;
+    smi_text(text, SMI_OWNER_TEXT, "%s %llu", o->name, (unsigned long long)o->id);
+    return text;
 }
 
-typedef struct smi_report_tag {
-    sagemem_tag_stats stats;
-    uint64_t at_peak;
-    const char *name;
-} smi_report_tag;
-
-/* False: nothing was ever allocated under this tag here. */
-static bool smi_report_look(smi_domain *h, sagemem_tag tag, smi_report_tag *out) {
-    smi_sums s = {0, 0, 0, 0};
-    smi_tag_sum(h, tag, &s);
-    if (s.total_blocks == 0) return false;
-    smi_tag_stats_of(h, tag, &s, &out->stats);
-    out->at_peak = smi_record_at_peak(h, tag);
-    return true;
-}
-
-/* The first tag with blocks from `from` on; SMI_TAGS when there is none. The name is looked up without the lock that
- * naming a tag would take. */
-static uint32_t smi_report_next(smi_domain *h, uint32_t from, smi_report_tag *out) {
-    for (uint32_t t = from; t < SMI_TAGS; t++) {
-        if (t % SMI_GROUP == 0 && h->group[t / SMI_GROUP] == NULL) {
-            t += SMI_GROUP - 1;
-            continue;
-        }
-        if (!smi_report_look(h, (sagemem_tag)t, out)) continue;
-        out->name = t == SAGEMEM_UNTAGGED ? "untagged" : SMI_LOAD_ACQUIRE(&smi_tag_names[t]);
-        return t;
+/* "1.25 MiB", at most 10 characters; three digits at least. */
+enum { SMI_BYTES_TEXT = 16 };
+static const char *smi_report_bytes(char text[SMI_BYTES_TEXT], uint64_t bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    int unit = 0;
+    for (uint64_t rest = bytes; rest >= 1024; rest >>= 10) unit++;
+    if (unit == 0) {
+        smi_text(text, SMI_BYTES_TEXT, "%u B", (unsigned)bytes);
+        return text;
     }
-    return SMI_TAGS;
+    int drop = unit > 2 ? 10 * (unit - 2) : 0; /* what is left has 30 bits at most */
+    uint64_t value = bytes >> drop, one = (uint64_t)1 << (10 * unit - drop);
+    unsigned hundredths = (unsigned)((value * 100 + one / 2) / one), tenths = (unsigned)((value * 10 + one / 2) / one);
+    if (hundredths < 1000) smi_text(text, SMI_BYTES_TEXT, "%u.%02u %s", hundredths / 100, hundredths % 100, units[unit]);
+    else if (tenths < 1000) smi_text(text, SMI_BYTES_TEXT, "%u.%u %s", tenths / 10, tenths % 10, units[unit]);
+    else smi_text(text, SMI_BYTES_TEXT, "%u %s", (unsigned)((value + one / 2) / one), units[unit]);
+    return text;
+}
+
+/* part / whole in thousandths; 0 of 0 is 0. */
+static unsigned smi_report_share(uint64_t part, uint64_t whole) {
+    while (whole > UINT64_MAX / 2048) {
+        whole /= 2;
+        part /= 2;
+    }
+    if (part > whole) part = whole;
+    return whole > 0 ? (unsigned)((part * 1000 + whole / 2) / whole) : 0;
+}
+
+/* "1.25 s", "12.3 ms" */
+static const char *smi_report_time(char text[SMI_BYTES_TEXT], uint64_t ns) {
+    if (ns < 1000000) smi_text(text, SMI_BYTES_TEXT, "%u.%u us", (unsigned)(ns / 1000), (unsigned)(ns / 100 % 10));
+    else if (ns < 1000000000) smi_text(text, SMI_BYTES_TEXT, "%u.%u ms", (unsigned)(ns / 1000000), (unsigned)(ns / 100000 % 10));
+    else smi_text(text, SMI_BYTES_TEXT, "%llu.%u s", (unsigned long long)(ns / 1000000000), (unsigned)(ns / 100000000 % 10));
+    return text;
+}
+
+/* -- Text -------------------------------------------------------------------------------------------------------- */
+
+enum { SMI_NAME_COLUMN = 30, SMI_BAR = 20, SMI_TEXT_ROWS = 10 };
+
+/* A name, cut or filled to the width of its column; bytes, not characters. */
+static void smi_report_column(smi_report_out *out, int indent, const char *name, int width) {
+    char plain[SMI_OWNER_TEXT + 8];
+    size_t n = 0;
+    for (; name[n] != '\0' && n + 1 < sizeof plain && n < 48; n++)
+        plain[n] = (unsigned char)name[n] < 0x20 || name[n] == 0x7F ? '?' : name[n];
+    plain[n] = '\0';
+    smi_report_put(out, "%*s%-*s", indent, "", width - indent > 0 ? width - indent : 1, plain);
+}
+
+static void smi_report_bar(smi_report_out *out, unsigned thousandths) {
+    static const char bar[] = "####################";
+    unsigned n = (thousandths * SMI_BAR + 500) / 1000;
+    smi_report_put(out, n > 0 ? "  %.*s\n" : "%.*s\n", (int)n, bar);
+}
+
+static void smi_report_where(smi_report_out *out, const char *what, uint64_t bytes, uint64_t whole) {
+    char text[SMI_BYTES_TEXT];
+    unsigned share = smi_report_share(bytes, whole);
+    smi_report_column(out, 2, what, SMI_NAME_COLUMN + 2);
+    smi_report_put(out, " %10s", smi_report_bytes(text, bytes));
+    smi_report_bar(out, share);
+}
+
+/* Of a process: ours beside what the system counts. Mapped files, and pages taken but not touched, need not be resident. */
+static void smi_report_text_where(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_snap_where w = smi_snap_parts(s);
+    uint64_t all = w.used + w.unused + w.library + w.mapped + w.rest;
+    smi_report_put(out, "\n  %-30s %10s\n", "where", "bytes");
+    smi_report_where(out, "ours, in use", w.used, all);
+    smi_report_where(out, "ours, held but unused", w.unused, all);
+    smi_report_where(out, "the library's own", w.library, all);
+    smi_report_where(out, "mapped files", w.mapped, all);
+    smi_report_where(out, "rest of the process", w.rest, all);
+    smi_report_where(out, "resident", s->resident, all);
 }
 
 typedef struct smi_report_total {
     uint64_t used, peak, at_peak, blocks;
 } smi_report_total;
 
-static void smi_report_row(smi_report_out *out, const char *name, uint32_t tag, const smi_report_total *r, uint64_t peak_total) {
-    char used[16], peak[16], made[16], number[16];
-    if (name == NULL) smi_text(number, sizeof number, "tag %u", tag);
-    double share = peak_total > 0 ? 100.0 * (double)r->at_peak / (double)peak_total : 0;
-    smi_report_put(out, "  %-30.40s %10s %10s %10s %5.1f%% %12llu\n", name != NULL ? name : number,
-                   smi_report_bytes(used, sizeof used, r->used), smi_report_bytes(peak, sizeof peak, r->peak),
-                   smi_report_bytes(made, sizeof made, r->at_peak), share, (unsigned long long)r->blocks);
+/* peak 0: left out, since peaks do not add up. */
+static void smi_report_row(smi_report_out *out, const char *name, const smi_report_total *r, uint64_t whole) {
+    char used[SMI_BYTES_TEXT], peak[SMI_BYTES_TEXT] = "", made[SMI_BYTES_TEXT];
+    unsigned share = smi_report_share(r->at_peak, whole);
+    if (r->peak != UINT64_MAX) smi_report_bytes(peak, r->peak);
+    smi_report_column(out, 2, name, SMI_NAME_COLUMN + 2);
+    smi_report_put(out, " %10s %10s %10s %3u.%u%% %12llu", smi_report_bytes(used, r->used), peak,
+                   smi_report_bytes(made, r->at_peak), share / 10, share % 10, (unsigned long long)r->blocks);
+    smi_report_bar(out, share);
 }
 
-/* All tags of one group (a prefix of their names), and their sum when there are several. */
-static void smi_report_text_group(smi_report_out *out, smi_domain *h, const char *group, size_t length, uint64_t peak_total) {
-    smi_report_total sum = {0, 0, 0, 0};
-    smi_report_tag row;
-    int rows = 0;
-    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
-        const char *name = row.name != NULL ? row.name : "";
-        if (smi_report_group(name) != length || strncmp(name, group, length) != 0) continue;
-        if (rows++ == 0 && length > 0) smi_report_put(out, "%.*s\n", (int)length, group);
-        smi_report_total r = {row.stats.used, row.stats.peak, row.at_peak, row.stats.total_blocks};
-        smi_report_row(out, length > 0 ? name + length + 1 : row.name, t, &r, peak_total);
+static smi_report_total smi_report_total_of(const smi_snap_tag *t) {
+    smi_report_total r = {t->sum.bytes, t->peak, t->at_peak, t->sum.total_blocks};
+    return r;
+}
+
+/* The tags of one group, from place `i` of the order on, and their sum when there are several; returns the next place. */
+static uint32_t smi_report_text_group(smi_report_out *out, const sagemem_snapshot *s, uint32_t i) {
+    const smi_snap_tag *first = &s->tags[s->order[i]];
+    smi_report_total sum = {0, UINT64_MAX, 0, 0};
+    uint32_t begin = i;
+    if (first->group > 0) {
+        smi_report_part(out, first->name, first->group, SMI_PLAIN);
+        smi_report_raw(out, "\n", 1);
+    } else if (i > 0) {
+        smi_report_put(out, "(no group)\n");
+    }
+    for (; i < s->ordered && smi_snap_same_group(first, &s->tags[s->order[i]]); i++) {
+        const smi_snap_tag *t = &s->tags[s->order[i]];
+        char number[SMI_TAG_TEXT];
+        smi_report_total r = smi_report_total_of(t);
+        smi_report_row(out, smi_report_tag(t->name, s->order[i], number) + (t->group > 0 ? t->group + 1 : 0), &r, s->peak);
         sum.used += r.used;
         sum.at_peak += r.at_peak;
         sum.blocks += r.blocks;
     }
-    if (rows < 2 || length == 0) return;
-    char used[16], made[16];
-    smi_report_put(out, "  %-30s %10s %10s %10s %5.1f%% %12llu\n", "subtotal", smi_report_bytes(used, sizeof used, sum.used), "",
-                   smi_report_bytes(made, sizeof made, sum.at_peak),
-                   peak_total > 0 ? 100.0 * (double)sum.at_peak / (double)peak_total : 0, (unsigned long long)sum.blocks);
+    if (i - begin > 1 && first->group > 0) smi_report_row(out, "subtotal", &sum, s->peak);
+    return i;
 }
 
-/* Whether an earlier tag has this one's group: then it was printed with that. */
-static bool smi_report_group_seen(smi_domain *h, uint32_t tag, const char *name, size_t length) {
-    smi_report_tag row;
-    for (uint32_t t = smi_report_next(h, 0, &row); t < tag; t = smi_report_next(h, t + 1, &row)) {
-        const char *other = row.name != NULL ? row.name : "";
-        if (smi_report_group(other) == length && strncmp(other, name, length) == 0) return true;
-    }
-    return false;
-}
-
-static void smi_report_text_heaps(smi_report_out *out, smi_domain *h, int depth) {
-    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) {
-        smi_sums s = {0, 0, 0, 0};
-        smi_all_sum(c, &s);
-        char used[16], held[16], peak[16];
-        smi_report_put(out, "  %*s%-*.40s %10s %10s %10s\n", depth * 2, "", 30 - depth * 2 > 0 ? 30 - depth * 2 : 1, c->name,
-                       smi_report_bytes(used, sizeof used, s.bytes), smi_report_bytes(peak, sizeof peak, smi_peak_of(c)),
-                       smi_report_bytes(held, sizeof held, SMI_LOAD(&c->budget.held)));
-        smi_report_text_heaps(out, c, depth + 1);
+/* Untagged blocks that are left, by where they were allocated: the largest first. */
+static void smi_report_text_untagged(smi_report_out *out, const sagemem_snapshot *s) {
+    uint64_t above = UINT64_MAX;
+    uint32_t last = 0;
+    if (s->n.tags == 0 || s->tags[SAGEMEM_UNTAGGED].sum.total_blocks == 0) return;
+    smi_report_put(out, "  (untagged blocks have no purpose yet: give their allocations a tag)\n");
+    for (int row = 0; row < SMI_TEXT_ROWS; row++) {
+        const smi_snap_site *best = NULL;
+        for (uint32_t i = 0; i < s->n.sites; i++) {
+            const smi_snap_site *site = &s->sites[i];
+            bool told = site->bytes > above || (site->bytes == above && i <= last);
+            if (site->tag != SAGEMEM_UNTAGGED || told || (best != NULL && site->bytes <= best->bytes)) continue;
+            best = site;
+        }
+        if (best == NULL) break;
+        char bytes[SMI_BYTES_TEXT];
+        above = best->bytes;
+        last = (uint32_t)(best - s->sites);
+        smi_report_put(out, "    %10s in %llu blocks from %s:%d\n", smi_report_bytes(bytes, best->bytes),
+                       (unsigned long long)best->blocks, best->file, best->line);
     }
 }
 
-static void smi_report_text(smi_report_out *out, smi_domain *h, const sagemem_heap_stats *s) {
-    char a[16], b[16], c[16], d[16];
-    smi_report_put(out, "sagemem: %s '%s'\n", h == &smi_process ? "process" : "heap", h->name);
-    smi_report_put(out, "  used %s (peak %s), held %s (peak %s)", smi_report_bytes(a, sizeof a, s->used),
-                   smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held),
-                   smi_report_bytes(d, sizeof d, s->held_peak));
-    if (SMI_LOAD(&h->budget.limit) != 0)
-        smi_report_put(out, ", limit %s", smi_report_bytes(a, sizeof a, SMI_LOAD(&h->budget.limit)));
-    if (h == &smi_process) smi_report_put(out, ", resident %s", smi_report_bytes(a, sizeof a, smi_os_resident()));
-    smi_report_put(out, "\n  of held: library and headers %s, reserved %s; blocks %llu now, %llu ever; scopes open %llu\n",
-                   smi_report_bytes(a, sizeof a, s->overhead), smi_report_bytes(b, sizeof b, s->reserved),
-                   (unsigned long long)s->blocks, (unsigned long long)s->total_blocks, (unsigned long long)s->scopes);
+static void smi_report_text_tags(smi_report_out *out, const sagemem_snapshot *s) {
     smi_report_put(out, "\n  %-30s %10s %10s %10s %6s %12s\n", "tag", "used", "peak", "at peak", "share", "blocks ever");
-    smi_report_tag row;
-    smi_report_total total = {s->used, s->used_peak, 0, s->total_blocks};
-    bool untagged = false;
-    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
-        const char *name = row.name != NULL ? row.name : "";
-        size_t length = smi_report_group(name);
-        total.at_peak += row.at_peak;
-        untagged |= t == SAGEMEM_UNTAGGED;
-        if (!smi_report_group_seen(h, t, name, length)) smi_report_text_group(out, h, name, length, s->used_peak);
-    }
-    smi_report_row(out, "total", 0, &total, s->used_peak);
-    if (untagged) smi_report_put(out, "  (untagged blocks have no purpose yet: give their allocations a tag)\n");
-    if (h->children == NULL) return;
-    smi_report_put(out, "\n  %-30s %10s %10s %10s\n", "heap", "used", "peak", "held");
-    smi_report_text_heaps(out, h, 0);
+    for (uint32_t i = 0; i < s->ordered;) i = smi_report_text_group(out, s, i);
+    smi_report_total total = {s->owners[0].all.bytes, s->peak, 0, s->owners[0].all.total_blocks};
+    for (uint32_t i = 0; i < s->ordered; i++) total.at_peak += s->tags[s->order[i]].at_peak;
+    smi_report_row(out, "total", &total, s->peak);
+    smi_report_text_untagged(out, s);
 }
 
-static void smi_report_brief(smi_report_out *out, smi_domain *h, const sagemem_heap_stats *s) {
-    char a[16], b[16], c[16];
-    smi_report_tag row, most;
-    memset(&most, 0, sizeof most);
-    uint32_t which = SMI_TAGS;
-    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
-        if (which < SMI_TAGS && row.at_peak <= most.at_peak) continue;
-        most = row;
-        which = t;
-    }
-    smi_report_put(out, "sagemem: %s used %s, peak %s, held %s", h->name, smi_report_bytes(a, sizeof a, s->used),
-                   smi_report_bytes(b, sizeof b, s->used_peak), smi_report_bytes(c, sizeof c, s->held));
-    if (which < SMI_TAGS && most.name != NULL)
-        smi_report_put(out, "; most at peak: %s %s", most.name, smi_report_bytes(a, sizeof a, most.at_peak));
-    smi_report_put(out, "\n");
-}
-
-static void smi_report_number(smi_report_out *out, const char *key, uint64_t value, bool first) {
-    smi_report_put(out, "%s\"%s\": %llu", first ? "" : ", ", key, (unsigned long long)value);
-}
-
-static void smi_report_json_heaps(smi_report_out *out, smi_domain *h, bool *first) {
-    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) {
-        smi_sums s = {0, 0, 0, 0};
-        smi_all_sum(c, &s);
-        smi_report_put(out, "%s\n    {\"heap\": ", *first ? "" : ",");
-        *first = false;
-        smi_report_string(out, c->name);
-        smi_report_put(out, ", \"parent\": ");
-        smi_report_string(out, h->name);
-        smi_report_number(out, "used", s.bytes, false);
-        smi_report_number(out, "peak", smi_peak_of(c), false);
-        smi_report_number(out, "held", SMI_LOAD(&c->budget.held), false);
-        smi_report_number(out, "limit", SMI_LOAD(&c->budget.limit), false);
-        smi_report_number(out, "blocks", s.blocks, false);
-        smi_report_put(out, "}");
-        smi_report_json_heaps(out, c, first);
+static void smi_report_text_heaps(smi_report_out *out, const sagemem_snapshot *s) {
+    int depth[SMI_BAR] = {0}; /* of the heaps around the present one; deeper ones are not indented further */
+    uint32_t around[SMI_BAR] = {0};
+    int deep = 0;
+    bool said = false;
+    for (uint32_t i = 1; i < s->n.owners; i++) {
+        const smi_snap_owner *o = &s->owners[i];
+        if (o->is_scope) continue;
+        if (!said) smi_report_put(out, "\n  %-30s %10s %10s %10s\n", "heap", "used", "peak", "held");
+        said = true;
+        while (deep > 0 && around[deep] != o->parent) deep--;
+        char used[SMI_BYTES_TEXT], peak[SMI_BYTES_TEXT], held[SMI_BYTES_TEXT];
+        smi_report_column(out, 2 + 2 * depth[deep], o->name, SMI_NAME_COLUMN + 2);
+        smi_report_put(out, " %10s %10s %10s\n", smi_report_bytes(used, o->all.bytes), smi_report_bytes(peak, o->peak),
+                       smi_report_bytes(held, o->held));
+        if (deep + 1 < SMI_BAR) {
+            depth[deep + 1] = depth[deep] + 1;
+            around[++deep] = i;
+        }
     }
 }
 
-/* Open scopes of the heap and all below, outermost first. */
-static void smi_report_json_scopes(smi_report_out *out, smi_domain *h, bool *first) {
-    smi_lock_take(&h->lock);
-    for (const smi_domain *s = h->inner; s != NULL; s = s->inner) {
-        smi_report_put(out, "%s\n    {\"scope\": ", *first ? "" : ",");
-        *first = false;
-        smi_report_string(out, s->name);
-        smi_report_number(out, "id", s->id, false);
-        smi_report_put(out, ", \"heap\": ");
-        smi_report_string(out, h->name);
-        smi_report_number(out, "used", smi_sum_of(s), false);
-        smi_report_number(out, "peak", smi_peak_of(s), false);
-        smi_report_number(out, "held", SMI_LOAD(&s->budget.held), false);
-        smi_report_put(out, "}");
+/* The worst of the scopes that ended, `after` the last one told; NULL when there are no more. */
+static const smi_snap_past *smi_snap_next_worst(const sagemem_snapshot *s, const smi_snap_past *after) {
+    const smi_snap_past *worst = NULL;
+    for (uint32_t i = 0; i < s->n.past; i++) {
+        const smi_snap_past *p = &s->past[i];
+        uint64_t peak = p->scope.used_peak;
+        bool told = after != NULL && (peak > after->scope.used_peak || (peak == after->scope.used_peak && p <= after));
+        if (!told && (worst == NULL || peak > worst->scope.used_peak)) worst = p;
     }
-    smi_lock_give(&h->lock);
-    for (smi_domain *c = h->children; c != NULL; c = c->sibling_next) smi_report_json_scopes(out, c, first);
+    return worst;
 }
 
-static void smi_report_json(smi_report_out *out, smi_domain *h, const sagemem_heap_stats *s) {
-    smi_report_put(out, "{\"schema\": \"sagemem-report-1\",\n \"%s\": {\"name\": ", h == &smi_process ? "process" : "heap");
-    smi_report_string(out, h->name);
-    smi_report_number(out, "used", s->used, false);
-    smi_report_number(out, "peak", s->used_peak, false);
-    smi_report_number(out, "held", s->held, false);
-    smi_report_number(out, "held_peak", s->held_peak, false);
-    smi_report_number(out, "resident", smi_os_resident(), false);
-    smi_report_number(out, "limit", SMI_LOAD(&h->budget.limit), false);
-    smi_report_number(out, "blocks", s->blocks, false);
-    smi_report_number(out, "total_blocks", s->total_blocks, false);
-    smi_report_number(out, "overhead", s->overhead, false);
-    smi_report_number(out, "mapped", s->mapped, false);
-    smi_report_number(out, "huge_page_bytes", s->huge_page_bytes, false);
-    smi_report_number(out, "reserved", s->reserved, false);
-    smi_report_put(out, "},\n \"tags\": [");
-    smi_report_tag row;
+/* The most that one scope, open or ended, ever used. */
+static uint64_t smi_snap_worst_peak(const sagemem_snapshot *s) {
+    const smi_snap_past *past = smi_snap_next_worst(s, NULL);
+    uint64_t worst = past != NULL ? past->scope.used_peak : 0;
+    for (uint32_t i = 0; i < s->n.owners; i++)
+        if (s->owners[i].is_scope && s->owners[i].peak > worst) worst = s->owners[i].peak;
+    return worst;
+}
+
+static void smi_report_text_scope(smi_report_out *out, const smi_snap_owner *o, const char *used, uint64_t ns, uint64_t *worst) {
+    char name[SMI_OWNER_TEXT], peak[SMI_BYTES_TEXT], held[SMI_BYTES_TEXT], time[SMI_BYTES_TEXT] = "";
+    if (ns > 0) smi_report_time(time, ns);
+    smi_report_column(out, 2, smi_report_owner(o, name), SMI_NAME_COLUMN + 2);
+    smi_report_put(out, " %10s %10s %10s %10s%s\n", used, smi_report_bytes(peak, o->peak), smi_report_bytes(held, o->held_peak),
+                   time, o->peak == *worst && o->peak > 0 ? "  <- worst" : "");
+    if (o->peak == *worst) *worst = UINT64_MAX; /* once is enough */
+}
+
+/* Those that are open, and the worst that have ended. */
+static void smi_report_text_scopes(smi_report_out *out, const sagemem_snapshot *s) {
+    uint64_t worst = smi_snap_worst_peak(s), ended = 0;
+    bool open = s->owners[s->n.owners - 1].is_scope || s->n.past > 0;
+    for (uint32_t i = 0; i < s->n.owners; i++) open |= s->owners[i].is_scope;
+    if (!open) return;
+    smi_report_put(out, "\n  %-30s %10s %10s %10s %10s\n", "scope", "used", "peak", "held", "took");
+    for (uint32_t i = 0; i < s->n.owners; i++) {
+        char used[SMI_BYTES_TEXT];
+        if (s->owners[i].is_scope)
+            smi_report_text_scope(out, &s->owners[i], smi_report_bytes(used, s->owners[i].all.bytes), 0, &worst);
+    }
+    const smi_snap_past *p = NULL;
+    for (int row = 0; row < SMI_TEXT_ROWS / 2 && (p = smi_snap_next_worst(s, p)) != NULL; row++) {
+        smi_snap_owner o;
+        memset(&o, 0, sizeof o);
+        o.is_scope = true;
+        o.name = p->scope.kind;
+        o.id = p->scope.id;
+        o.peak = p->scope.used_peak;
+        o.held_peak = p->scope.held_peak;
+        smi_report_text_scope(out, &o, "ended", p->duration_ns, &worst);
+    }
+    for (uint32_t i = 0; i < s->n.past; i++) ended += s->past[i].scope.count;
+    if (ended > SMI_TEXT_ROWS / 2) smi_report_put(out, "  (of %llu that have ended)\n", (unsigned long long)ended);
+}
+
+static void smi_report_text_files(smi_report_out *out, const sagemem_snapshot *s) {
+    if (s->n.files > 0) smi_report_put(out, "\n  %-30s %10s %10s\n", "open file", "mapped", "buffered");
+    for (uint32_t i = 0; i < s->n.files; i++) {
+        const smi_snap_file *f = &s->files[i];
+        char mapped[SMI_BYTES_TEXT], buffered[SMI_BYTES_TEXT];
+        smi_report_column(out, 2, f->kind, SMI_NAME_COLUMN + 2);
+        smi_report_put(out, " %10s %10s  ", smi_report_bytes(mapped, f->mapped), smi_report_bytes(buffered, f->buffered));
+        smi_report_part(out, f->name, sizeof f->name, SMI_PLAIN);
+        smi_report_raw(out, "\n", 1);
+    }
+}
+
+static uint32_t smi_snap_scopes(const sagemem_snapshot *s) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n.owners; i++) n += s->owners[i].is_scope;
+    return n;
+}
+
+static void smi_report_text(smi_report_out *out, const sagemem_snapshot *s) {
+    char a[SMI_BYTES_TEXT], b[SMI_BYTES_TEXT], c[SMI_BYTES_TEXT], d[SMI_BYTES_TEXT];
+    const smi_snap_owner *o = &s->owners[0];
+    smi_report_put(out, "sagemem: %s '", s->is_process ? "process" : "heap");
+    smi_report_part(out, o->name, SIZE_MAX, SMI_PLAIN);
+    smi_report_put(out, "'\n  used %s (peak %s), held %s (peak %s)", smi_report_bytes(a, o->all.bytes),
+                   smi_report_bytes(b, s->peak), smi_report_bytes(c, o->held), smi_report_bytes(d, o->held_peak));
+    if (o->limit != 0) smi_report_put(out, ", limit %s", smi_report_bytes(a, o->limit));
+    if (s->is_process) smi_report_put(out, ", resident %s", smi_report_bytes(a, s->resident));
+    smi_report_put(out, "\n  of held: library and headers %s, reserved %s; blocks %llu now, %llu ever; scopes open %u\n",
+                   smi_report_bytes(a, o->overhead + s->library), smi_report_bytes(b, o->reserved),
+                   (unsigned long long)o->all.blocks, (unsigned long long)o->all.total_blocks, smi_snap_scopes(s));
+    if (s->is_process) smi_report_text_where(out, s);
+    smi_report_text_tags(out, s);
+    smi_report_text_heaps(out, s);
+    smi_report_text_scopes(out, s);
+    smi_report_text_files(out, s);
+}
+
+static void smi_report_brief(smi_report_out *out, const sagemem_snapshot *s) {
+    char a[SMI_BYTES_TEXT], b[SMI_BYTES_TEXT], c[SMI_BYTES_TEXT], number[SMI_TAG_TEXT];
+    const smi_snap_owner *o = &s->owners[0];
+    uint32_t most = s->n.tags;
+    for (uint32_t t = 0; t < s->n.tags; t++)
+        if (s->tags[t].sum.total_blocks > 0 && (most == s->n.tags || s->tags[t].at_peak > s->tags[most].at_peak)) most = t;
+    smi_report_put(out, "sagemem: ");
+    smi_report_part(out, o->name, SIZE_MAX, SMI_PLAIN);
+    smi_report_put(out, " used %s in %llu blocks, peak %s, held %s", smi_report_bytes(a, o->all.bytes),
+                   (unsigned long long)o->all.blocks, smi_report_bytes(b, s->peak), smi_report_bytes(c, o->held));
+    if (most < s->n.tags) {
+        smi_report_put(out, "; most at peak: ");
+        smi_report_part(out, smi_report_tag(s->tags[most].name, most, number), SIZE_MAX, SMI_PLAIN);
+        smi_report_put(out, " %s", smi_report_bytes(a, s->tags[most].at_peak));
+    }
+    smi_report_raw(out, "\n", 1);
+}
+
+/* -- JSON: tests/data/report-1.schema.json says what is in it. ------------------------------------------------------ */
+
+static void smi_report_number(smi_report_out *out, const char *key, uint64_t value) {
+    smi_report_put(out, ", \"%s\": %llu", key, (unsigned long long)value);
+}
+/* The first member of an object, a name. */
+static void smi_report_first(smi_report_out *out, const char *key, const char *name, bool *first) {
+    smi_report_put(out, "%s\n    {\"%s\": ", *first ? "" : ",", key);
+    smi_report_name(out, name, SMI_JSON);
+    *first = false;
+}
+static void smi_report_member(smi_report_out *out, const char *key, const char *name) {
+    smi_report_put(out, ", \"%s\": ", key);
+    smi_report_name(out, name, SMI_JSON);
+}
+static void smi_report_sums(smi_report_out *out, const smi_sums *s) {
+    smi_report_number(out, "used", s->bytes);
+    smi_report_number(out, "blocks", s->blocks);
+    smi_report_number(out, "total_blocks", s->total_blocks);
+    smi_report_number(out, "total_bytes", s->total_bytes);
+}
+/* Heap, and scope if it is one. */
+static void smi_report_belongs(smi_report_out *out, const sagemem_snapshot *s, const smi_snap_owner *o) {
+    smi_report_member(out, "heap", s->owners[o->heap].name);
+    if (!o->is_scope) return;
+    smi_report_member(out, "scope", o->name);
+    smi_report_number(out, "id", o->id);
+}
+
+static void smi_report_json_total(smi_report_out *out, const sagemem_snapshot *s) {
+    const smi_snap_owner *o = &s->owners[0];
+    smi_snap_where w = smi_snap_parts(s);
+    smi_report_put(out, "{\"schema\": \"sagemem-report-1\",\n \"%s\": {\"name\": ", s->is_process ? "process" : "heap");
+    smi_report_name(out, o->name, SMI_JSON);
+    smi_report_sums(out, &o->all);
+    smi_report_number(out, "peak", s->peak);
+    smi_report_number(out, "held", o->held);
+    smi_report_number(out, "held_peak", o->held_peak);
+    smi_report_number(out, "unused", w.unused);
+    smi_report_number(out, "library", w.library);
+    smi_report_number(out, "rest", s->is_process ? w.rest : 0);
+    smi_report_number(out, "resident", s->resident);
+    smi_report_number(out, "limit", o->limit);
+    smi_report_number(out, "overhead", o->overhead + s->library);
+    smi_report_number(out, "mapped", o->mapped);
+    smi_report_number(out, "huge_page_bytes", o->huge_page_bytes);
+    smi_report_number(out, "reserved", o->reserved);
+    smi_report_put(out, "}");
+}
+
+static void smi_report_json_tags(smi_report_out *out, const sagemem_snapshot *s) {
     bool first = true;
-    for (uint32_t t = smi_report_next(h, 0, &row); t < SMI_TAGS; t = smi_report_next(h, t + 1, &row)) {
-        char number[16];
-        smi_text(number, sizeof number, "tag %u", t);
-        smi_report_put(out, "%s\n    {\"tag\": ", first ? "" : ",");
-        first = false;
-        smi_report_string(out, row.name != NULL ? row.name : number);
-        smi_report_number(out, "used", row.stats.used, false);
-        smi_report_number(out, "peak", row.stats.peak, false);
-        smi_report_number(out, "blocks", row.stats.blocks, false);
-        smi_report_number(out, "peak_blocks", row.stats.peak_blocks, false);
-        smi_report_number(out, "total_blocks", row.stats.total_blocks, false);
-        smi_report_number(out, "total_bytes", row.stats.total_bytes, false);
-        smi_report_number(out, "at_peak", row.at_peak, false);
+    smi_report_put(out, ",\n \"tags\": [");
+    for (uint32_t t = 0; t < s->n.tags; t++) {
+        char number[SMI_TAG_TEXT];
+        const smi_snap_tag *tag = &s->tags[t];
+        if (tag->sum.total_blocks == 0) continue;
+        smi_report_first(out, "tag", smi_report_tag(tag->name, t, number), &first);
+        smi_report_sums(out, &tag->sum);
+        smi_report_number(out, "peak", tag->peak);
+        smi_report_number(out, "peak_blocks", tag->peak_blocks);
+        smi_report_number(out, "at_peak", tag->at_peak);
         smi_report_put(out, "}");
     }
-    smi_report_put(out, "],\n \"heaps\": [");
-    first = true;
-    smi_report_json_heaps(out, h, &first);
-    smi_report_put(out, "],\n \"scopes\": [");
-    first = true;
-    smi_report_json_scopes(out, h, &first);
+}
+
+/* Heaps, or open scopes: each with what it encloses. */
+static void smi_report_json_owners(smi_report_out *out, const sagemem_snapshot *s, bool scopes) {
+    bool first = true;
+    smi_report_put(out, "],\n \"%s\": [", scopes ? "scopes" : "heaps");
+    for (uint32_t i = scopes ? 0 : 1; i < s->n.owners; i++) {
+        const smi_snap_owner *o = &s->owners[i];
+        if (o->is_scope != scopes) continue;
+        smi_report_first(out, scopes ? "scope" : "heap", o->name, &first);
+        if (scopes) smi_report_number(out, "id", o->id);
+        smi_report_member(out, scopes ? "heap" : "parent", s->owners[scopes ? o->heap : o->parent].name);
+        smi_report_sums(out, &o->all);
+        smi_report_number(out, "peak", o->peak);
+        smi_report_number(out, "held", o->held);
+        smi_report_number(out, "held_peak", o->held_peak);
+        smi_report_number(out, "limit", o->limit);
+        if (!scopes) smi_report_number(out, "mapped", o->mapped);
+        smi_report_put(out, "}");
+    }
+}
+
+static void smi_report_json_ended(smi_report_out *out, const sagemem_snapshot *s) {
+    bool first = true;
+    smi_report_put(out, "],\n \"ended\": [");
+    for (uint32_t i = 0; i < s->n.past; i++) {
+        const smi_past_scope *p = &s->past[i].scope;
+        smi_report_first(out, "scope", p->kind, &first);
+        smi_report_number(out, "id", p->id);
+        smi_report_member(out, "heap", s->owners[s->past[i].heap].name);
+        smi_report_number(out, "peak", p->used_peak);
+        smi_report_number(out, "held_peak", p->held_peak);
+        smi_report_number(out, "ago_ns", s->past[i].ago_ns);
+        smi_report_number(out, "duration_ns", s->past[i].duration_ns);
+        smi_report_number(out, "worst_of", p->count);
+        smi_report_put(out, "}");
+    }
+}
+
+static void smi_report_json_rows(smi_report_out *out, const sagemem_snapshot *s) {
+    bool first = true;
+    smi_report_put(out, "],\n \"rows\": [");
+    for (uint32_t i = 0; i < s->n.cells; i++) {
+        char number[SMI_TAG_TEXT];
+        const smi_snap_cell *c = &s->cells[i];
+        smi_report_first(out, "tag", smi_report_tag(s->tags[c->tag].name, c->tag, number), &first);
+        smi_report_belongs(out, s, &s->owners[c->owner]);
+        smi_report_sums(out, &c->sum);
+        smi_report_number(out, "peak", c->peak);
+        smi_report_put(out, "}");
+    }
+}
+
+static void smi_report_json_files(smi_report_out *out, const sagemem_snapshot *s) {
+    bool first = true;
+    smi_report_put(out, "],\n \"files\": [");
+    for (uint32_t i = 0; i < s->n.files; i++) {
+        const smi_snap_file *f = &s->files[i];
+        smi_report_first(out, "file", f->name, &first);
+        smi_report_member(out, "kind", f->kind);
+        smi_report_belongs(out, s, &s->owners[f->owner]);
+        smi_report_number(out, "mapped", f->mapped);
+        smi_report_number(out, "buffered", f->buffered);
+        smi_report_put(out, "}");
+    }
+}
+
+static void smi_report_json_sites(smi_report_out *out, const sagemem_snapshot *s) {
+    bool first = true;
+    smi_report_put(out, "],\n \"sites\": [");
+    for (uint32_t i = 0; i < s->n.sites; i++) {
+        char number[SMI_TAG_TEXT];
+        const smi_snap_site *site = &s->sites[i];
+        smi_report_first(out, "site", site->file, &first);
+        smi_report_number(out, "line", (uint64_t)site->line);
+        smi_report_member(out, "tag", smi_report_tag(s->tags[site->tag].name, site->tag, number));
+        smi_report_belongs(out, s, &s->owners[site->owner]);
+        smi_report_number(out, "used", site->bytes);
+        smi_report_number(out, "blocks", site->blocks);
+        smi_report_put(out, "}");
+    }
+}
+
+static void smi_report_json(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_report_json_total(out, s);
+    smi_report_json_tags(out, s);
+    smi_report_json_owners(out, s, false);
+    smi_report_json_owners(out, s, true);
+    smi_report_json_ended(out, s);
+    smi_report_json_rows(out, s);
+    smi_report_json_files(out, s);
+    smi_report_json_sites(out, s);
     smi_report_put(out, "]}\n");
+}
+
+/* -- CSV, Prometheus, folded stacks ------------------------------------------------------------------------------- */
+
+static void smi_report_csv(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_report_put(out, "heap,tag,used,peak,blocks,total_blocks\n");
+    for (uint32_t i = 0; i < s->n.owners; i = smi_snap_heap_end(s, i))
+        for (uint32_t t = 0; t < s->n.tags; t++) {
+            char number[SMI_TAG_TEXT];
+            smi_sums sum;
+            uint64_t peak;
+            if (!smi_snap_heap_tag(s, i, t, &sum, &peak)) continue;
+            smi_report_name(out, s->owners[i].name, SMI_CSV);
+            smi_report_raw(out, ",", 1);
+            smi_report_name(out, smi_report_tag(s->tags[t].name, t, number), SMI_CSV);
+            smi_report_put(out, ",%llu,%llu,%llu,%llu\n", (unsigned long long)sum.bytes, (unsigned long long)peak,
+                           (unsigned long long)sum.blocks, (unsigned long long)sum.total_blocks);
+        }
+}
+
+static void smi_report_metric(smi_report_out *out, const char *name, const char *type, const char *help) {
+    smi_report_put(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+static void smi_report_gauge(smi_report_out *out, const char *name, const char *help, uint64_t value) {
+    smi_report_metric(out, name, "gauge", help);
+    smi_report_put(out, "%s %llu\n", name, (unsigned long long)value);
+}
+
+/* A series may come once only: heaps of one name are one. True for the first of them. */
+static bool smi_report_first_named(const sagemem_snapshot *s, uint32_t heap) {
+    for (uint32_t i = 0; i < heap; i++)
+        if (!s->owners[i].is_scope && s->owners[i].name == s->owners[heap].name) return false;
+    return !s->owners[heap].is_scope;
+}
+
+typedef enum smi_report_series { SMI_USED, SMI_BLOCKS, SMI_TOTAL_BYTES, SMI_TOTAL_BLOCKS } smi_report_series;
+
+static void smi_report_per_tag(smi_report_out *out, const sagemem_snapshot *s, const char *metric, smi_report_series which) {
+    for (uint32_t i = 0; i < s->n.owners; i++) {
+        for (uint32_t t = 0; smi_report_first_named(s, i) && t < s->n.tags; t++) {
+            smi_sums sum, all = {0, 0, 0, 0};
+            uint64_t peak;
+            for (uint32_t k = i; k < s->n.owners; k++)
+                if (!s->owners[k].is_scope && s->owners[k].name == s->owners[i].name && smi_snap_heap_tag(s, k, t, &sum, &peak))
+                    smi_snap_add(&all, &sum);
+            if (all.total_blocks == 0) continue;
+            char number[SMI_TAG_TEXT];
+            const uint64_t values[] = {all.bytes, all.blocks, all.total_bytes, all.total_blocks};
+            smi_report_put(out, "%s{heap=", metric);
+            smi_report_name(out, s->owners[i].name, SMI_LABEL);
+            smi_report_put(out, ",tag=");
+            smi_report_name(out, smi_report_tag(s->tags[t].name, t, number), SMI_LABEL);
+            smi_report_put(out, "} %llu\n", (unsigned long long)values[which]);
+        }
+    }
+}
+
+static void smi_report_per_heap(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_report_metric(out, "sagemem_heap_held_bytes", "gauge", "Bytes of pages that a heap holds, those below it left out.");
+    for (uint32_t i = 0; i < s->n.owners; i++) {
+        uint64_t held = 0;
+        if (!smi_report_first_named(s, i)) continue;
+        for (uint32_t k = i; k < s->n.owners; k++)
+            if (!s->owners[k].is_scope && s->owners[k].name == s->owners[i].name) held += smi_snap_held_own(s, k);
+        smi_report_put(out, "sagemem_heap_held_bytes{heap=");
+        smi_report_name(out, s->owners[i].name, SMI_LABEL);
+        smi_report_put(out, "} %llu\n", (unsigned long long)held);
+    }
+}
+
+static void smi_report_tag_peaks(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_report_metric(out, "sagemem_tag_peak_bytes", "gauge", "Most bytes of a tag in use at once.");
+    for (uint32_t t = 0; t < s->n.tags; t++) {
+        char number[SMI_TAG_TEXT];
+        if (s->tags[t].sum.total_blocks == 0) continue;
+        smi_report_put(out, "sagemem_tag_peak_bytes{tag=");
+        smi_report_name(out, smi_report_tag(s->tags[t].name, t, number), SMI_LABEL);
+        smi_report_put(out, "} %llu\n", (unsigned long long)s->tags[t].peak);
+    }
+}
+
+static void smi_report_prometheus(smi_report_out *out, const sagemem_snapshot *s) {
+    const smi_snap_owner *o = &s->owners[0];
+    smi_report_metric(out, "sagemem_used_bytes", "gauge", "Bytes of blocks in use.");
+    smi_report_per_tag(out, s, "sagemem_used_bytes", SMI_USED);
+    smi_report_metric(out, "sagemem_blocks", "gauge", "Blocks in use.");
+    smi_report_per_tag(out, s, "sagemem_blocks", SMI_BLOCKS);
+    smi_report_metric(out, "sagemem_allocated_bytes_total", "counter", "Bytes ever allocated.");
+    smi_report_per_tag(out, s, "sagemem_allocated_bytes_total", SMI_TOTAL_BYTES);
+    smi_report_metric(out, "sagemem_allocated_blocks_total", "counter", "Blocks ever allocated.");
+    smi_report_per_tag(out, s, "sagemem_allocated_blocks_total", SMI_TOTAL_BLOCKS);
+    smi_report_tag_peaks(out, s);
+    smi_report_per_heap(out, s);
+    smi_report_gauge(out, "sagemem_peak_bytes", "Most bytes in use at once.", s->peak);
+    smi_report_gauge(out, "sagemem_held_bytes", "Bytes of pages taken from the system.", o->held);
+    smi_report_gauge(out, "sagemem_held_peak_bytes", "Most bytes of pages at once.", o->held_peak);
+    smi_report_gauge(out, "sagemem_limit_bytes", "Limit on the bytes held; 0: none.", o->limit);
+    smi_report_gauge(out, "sagemem_library_bytes", "Bytes held for the library's own structures.", s->library);
+    smi_report_gauge(out, "sagemem_mapped_bytes", "Bytes of mapped files.", o->mapped);
+    smi_report_gauge(out, "sagemem_resident_bytes", "Resident bytes of the process, by the system.", s->resident);
+    smi_report_gauge(out, "sagemem_scopes", "Scopes that are open.", smi_snap_scopes(s));
+}
+
+/* group;tag;owner */
+static void smi_report_stack(smi_report_out *out, const char *tag, const smi_snap_owner *o) {
+    char owner[SMI_OWNER_TEXT];
+    uint32_t group = smi_snap_group(tag);
+    if (group > 0) smi_report_part(out, tag, group, SMI_FRAME);
+    else smi_report_put(out, "(no group)");
+    smi_report_raw(out, ";", 1);
+    smi_report_part(out, tag + (group > 0 ? group + 1 : 0), SIZE_MAX, SMI_FRAME);
+    smi_report_raw(out, ";", 1);
+    smi_report_part(out, smi_report_owner(o, owner), SIZE_MAX, SMI_FRAME);
+}
+
+static void smi_report_folded(smi_report_out *out, const sagemem_snapshot *s) {
+    for (uint32_t i = 0; i < s->n.cells; i++) {
+        char number[SMI_TAG_TEXT];
+        const smi_snap_cell *c = &s->cells[i];
+        if (c->sum.bytes == 0) continue;
+        smi_report_stack(out, smi_report_tag(s->tags[c->tag].name, c->tag, number), &s->owners[c->owner]);
+        smi_report_put(out, " %llu\n", (unsigned long long)c->sum.bytes);
+    }
+}
+
+/* -- HTML: one page that needs nothing else. Coordinates are tenths of a pixel, so that they are integers. ---------------- */
+
+enum { SMI_MAP_WIDTH = 9600, SMI_MAP_HEIGHT = 4000, SMI_MAP_TITLE = 220, SMI_LINE_HEIGHT = 1600, SMI_COLOURS = 8 };
+static const char *smi_html_colour(uint32_t n) {
+    static const char *const colours[SMI_COLOURS] = {"#2f6db3", "#3c8a4e", "#a8581f", "#7a4fa3",
+                                                     "#a83a4c", "#26838c", "#7d6b1d", "#5b6470"};
+    return colours[n % SMI_COLOURS];
+}
+
+typedef struct smi_html_box {
+    int x, y, w, h;
+} smi_html_box;
+
+typedef struct smi_html_map {
+    smi_report_out *out;
+    const sagemem_snapshot *s;
+    uint32_t groups; /* drawn so far: each has a colour */
+} smi_html_map;
+
+static const smi_snap_tag *smi_html_tag(const smi_html_map *m, uint32_t i) { return &m->s->tags[m->s->order[i]]; }
+
+static void smi_html_words(smi_report_out *out, smi_html_box b, int below, const char *text, size_t length, const char *more) {
+    size_t fits = b.w > 160 ? (size_t)(b.w - 100) / 72 : 0; /* of 12 pixels, a letter is 7 wide */
+    bool all = length <= fits;
+    size_t shown = all ? length : fits > 2 ? fits - 2 : 0;
+    while (shown > 0 && shown < length && ((unsigned char)text[shown] & 0xC0) == 0x80) shown--; /* not inside a character */
+    if (shown == 0) return;
+    smi_report_put(out, "<text x=\"%d\" y=\"%d\">", b.x + 60, b.y + below);
+    smi_report_part(out, text, shown, SMI_XML);
+    smi_report_put(out, "%s%s</text>\n", all ? "" : "..", all && length + strlen(more) < fits ? more : "");
+}
+
+static void smi_html_leaf(const smi_html_map *m, uint32_t i, smi_html_box b) {
+    const smi_snap_tag *t = smi_html_tag(m, i);
+    char number[SMI_TAG_TEXT], bytes[SMI_BYTES_TEXT], more[SMI_BYTES_TEXT + 8];
+    const char *name = smi_report_tag(t->name, m->s->order[i], number);
+    const char *own = name + (t->group > 0 ? t->group + 1 : 0);
+    unsigned share = smi_report_share(t->at_peak, m->s->peak);
+    smi_report_put(m->out, "<g><title>");
+    smi_report_part(m->out, name, SIZE_MAX, SMI_XML);
+    smi_report_put(m->out, ": %s, %u.%u%%</title>", smi_report_bytes(bytes, t->at_peak), share / 10, share % 10);
+    smi_report_put(m->out,
+                   "<rect data-bytes=\"%llu\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\" stroke=\"#fff\" "
+                   "stroke-width=\"10\"/>\n",
+                   (unsigned long long)t->at_peak, b.x, b.y, b.w, b.h, smi_html_colour(m->groups - 1));
+    smi_text(more, sizeof more, " %s", bytes);
+    if (b.h >= 200) smi_html_words(m->out, b, 160, own, strlen(own), more);
+    smi_report_put(m->out, "</g>\n");
+}
+
+/* The name of a group over its tags; what is left for these. */
+static smi_html_box smi_html_group(smi_html_map *m, uint32_t i, smi_html_box b) {
+    const smi_snap_tag *t = smi_html_tag(m, i);
+    char bytes[SMI_BYTES_TEXT], more[SMI_BYTES_TEXT + 8];
+    m->groups++;
+    if (t->group == 0 || b.h < 3 * SMI_MAP_TITLE || b.w < 2 * SMI_MAP_TITLE) return b;
+    smi_report_put(m->out, "<g font-weight=\"bold\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\"/>\n", b.x, b.y,
+                   b.w, SMI_MAP_TITLE, smi_html_colour(m->groups - 1));
+    smi_text(more, sizeof more, " %s", smi_report_bytes(bytes, t->group_at_peak));
+    smi_html_words(m->out, b, 160, t->name, t->group, more);
+    smi_report_put(m->out, "</g>\n");
+    b.y += SMI_MAP_TITLE;
+    b.h -= SMI_MAP_TITLE;
+    return b;
+}
+
+/* Where [a, b) falls into two parts of as nearly the same size as can be, groups unbroken; b: it is one group. */
+static uint32_t smi_html_middle(const smi_html_map *m, uint32_t a, uint32_t b, bool inside, uint64_t whole, uint64_t *left) {
+    uint32_t best = b;
+    uint64_t sum = 0, least = UINT64_MAX;
+    for (uint32_t i = a; i + 1 < b; i++) {
+        sum += smi_html_tag(m, i)->at_peak;
+        if (!inside && smi_snap_same_group(smi_html_tag(m, i), smi_html_tag(m, i + 1))) continue;
+        uint64_t rest = whole - sum, off = sum > rest ? sum - rest : rest - sum;
+        if (off >= least) continue;
+        least = off;
+        best = i + 1;
+        *left = sum;
+    }
+    return best;
+}
+
+/* Halves the rectangle with the list, along its longer side, until one tag has one (a balanced slice-and-dice; Shneiderman
+ * 1992). Lists are sorted, so that what comes to nothing is at the end. */
+static void smi_html_split(smi_html_map *m, uint32_t a, uint32_t b, bool inside, smi_html_box box) {
+    uint64_t whole = 0, left = 0;
+    for (uint32_t i = a; i < b; i++) whole += smi_html_tag(m, i)->at_peak;
+    if (whole == 0 || a == b) return;
+    uint32_t middle = smi_html_middle(m, a, b, inside, whole, &left);
+    if (middle == b && !inside) {
+        smi_html_split(m, a, b, true, smi_html_group(m, a, box));
+    } else if (middle == b) {
+        smi_html_leaf(m, a, box);
+    } else {
+        bool wide = box.w >= box.h;
+        int side = wide ? box.w : box.h, first = (int)((double)side * ((double)left / (double)whole) + 0.5);
+        smi_html_box one = box, two = box;
+        *(wide ? &one.w : &one.h) = first;
+        *(wide ? &two.w : &two.h) = side - first;
+        *(wide ? &two.x : &two.y) += first;
+        smi_html_split(m, a, middle, inside, one);
+        smi_html_split(m, middle, b, inside, two);
+    }
+}
+
+static void smi_html_treemap(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_html_map m = {out, s, 0};
+    smi_html_box all = {0, 0, SMI_MAP_WIDTH, SMI_MAP_HEIGHT};
+    smi_report_put(out, "<svg id=\"treemap\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"120\" fill=\"#fff\">\n",
+                   SMI_MAP_WIDTH, SMI_MAP_HEIGHT);
+    smi_html_split(&m, 0, s->ordered, false, all);
+    smi_report_put(out, "</svg>\n");
+}
+
+/* Scopes that have ended, from left to right, as high as their peaks. */
+static void smi_html_timeline(smi_report_out *out, const sagemem_snapshot *s) {
+    uint64_t first = 0, last = UINT64_MAX, worst = smi_snap_worst_peak(s); /* both of them ago */
+    for (uint32_t i = 0; i < s->n.past; i++) {
+        const smi_snap_past *p = &s->past[i];
+        if (p->ago_ns > first) first = p->ago_ns;
+        if (p->ago_ns - p->duration_ns < last) last = p->ago_ns - p->duration_ns;
+    }
+    if (s->n.past == 0 || worst == 0) return;
+    uint64_t span = first > last ? first - last : 1;
+    char time[SMI_BYTES_TEXT], bytes[SMI_BYTES_TEXT];
+    smi_report_put(out,
+                   "<h2>Scopes</h2>\n<p>%s in all; the highest needed %s. Each bar stands for the worst of those around it.</p>\n",
+                   smi_report_time(time, span), smi_report_bytes(bytes, worst));
+    smi_report_put(out, "<svg id=\"timeline\" viewBox=\"0 0 %d %d\">\n", SMI_MAP_WIDTH, SMI_LINE_HEIGHT);
+    for (uint32_t i = 0; i < s->n.past; i++) {
+        const smi_past_scope *p = &s->past[i].scope;
+        int x = (int)((double)SMI_MAP_WIDTH * ((double)(first - s->past[i].ago_ns) / (double)span));
+        int w = (int)((double)SMI_MAP_WIDTH * ((double)s->past[i].duration_ns / (double)span));
+        int h = (int)((double)SMI_LINE_HEIGHT * ((double)p->used_peak / (double)worst));
+        if (w < 30) w = 30;
+        if (x > SMI_MAP_WIDTH - w) x = SMI_MAP_WIDTH - w;
+        smi_report_put(out, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\" data-bytes=\"%llu\"%s><title>", x,
+                       SMI_LINE_HEIGHT - h, w, h, smi_html_colour(s->past[i].heap), (unsigned long long)p->used_peak,
+                       p->used_peak == worst ? " class=\"worst\"" : "");
+        smi_report_part(out, p->kind, SIZE_MAX, SMI_XML);
+        smi_report_put(out, " %llu: %s for %s", (unsigned long long)p->id, smi_report_bytes(bytes, p->used_peak),
+                       smi_report_time(time, s->past[i].duration_ns));
+        smi_report_put(out, p->count > 1 ? ", the worst of %llu</title></rect>\n" : "</title></rect>\n",
+                       (unsigned long long)p->count);
+    }
+    smi_report_put(out, "</svg>\n");
+}
+
+static void smi_html_number(smi_report_out *out, const char *what, uint64_t bytes) {
+    char text[SMI_BYTES_TEXT];
+    smi_report_put(out, "<td data-%s=\"%llu\">%s</td>", what, (unsigned long long)bytes, smi_report_bytes(text, bytes));
+}
+
+static void smi_html_where_row(smi_report_out *out, const char *what, const char *key, uint64_t bytes, uint64_t whole) {
+    unsigned share = smi_report_share(bytes, whole);
+    smi_report_put(out, "<tr><th>%s</th>", what);
+    smi_html_number(out, key, bytes);
+    smi_report_put(out, "<td class=\"bar\"><i style=\"width:%u.%u%%\"></i></td></tr>\n", share / 10, share % 10);
+}
+static void smi_html_where(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_snap_where w = smi_snap_parts(s);
+    uint64_t all = w.used + w.unused + w.library + w.mapped + (s->is_process ? w.rest : 0);
+    smi_report_put(out, "<h2>Where memory is</h2>\n<table id=\"where\">\n");
+    smi_html_where_row(out, "ours, in use", "used-total", w.used, all);
+    smi_html_where_row(out, "ours, held but unused", "unused", w.unused, all);
+    if (s->is_process) smi_html_where_row(out, "the library's own", "library", w.library, all);
+    smi_html_where_row(out, "mapped files", "mapped-total", w.mapped, all);
+    if (s->is_process) smi_html_where_row(out, "rest of the process", "rest", w.rest, all);
+    if (s->is_process) smi_html_where_row(out, "resident", "resident", s->resident, all);
+    smi_report_put(out, "</table>\n");
+}
+
+static void smi_html_tags(smi_report_out *out, const sagemem_snapshot *s) {
+    smi_report_put(out, "<h2>Tags</h2>\n<table id=\"tags\">\n<tr><th>tag</th><th>used</th><th>peak</th><th>at peak</th><th></th>"
+                        "<th>blocks</th><th>blocks ever</th></tr>\n");
+    for (uint32_t i = 0; i < s->ordered; i++) {
+        char number[SMI_TAG_TEXT];
+        const smi_snap_tag *t = &s->tags[s->order[i]];
+        unsigned share = smi_report_share(t->at_peak, s->peak);
+        smi_report_put(out, "<tr><th>");
+        smi_report_part(out, smi_report_tag(t->name, s->order[i], number), SIZE_MAX, SMI_XML);
+        smi_report_put(out, "</th>");
+        smi_html_number(out, "used", t->sum.bytes);
+        smi_html_number(out, "peak", t->peak);
+        smi_html_number(out, "at-peak", t->at_peak);
+        smi_report_put(
+            out, "<td class=\"bar\"><i style=\"width:%u.%u%%\"></i></td><td data-blocks=\"%llu\">%llu</td><td>%llu</td></tr>\n",
+            share / 10, share % 10, (unsigned long long)t->sum.blocks, (unsigned long long)t->sum.blocks,
+            (unsigned long long)t->sum.total_blocks);
+    }
+    smi_report_put(out, "</table>\n");
+}
+
+static void smi_html_owners(smi_report_out *out, const sagemem_snapshot *s) {
+    if (s->n.owners > 1)
+        smi_report_put(out, "<h2>Heaps and open scopes</h2>\n<table id=\"owners\">\n<tr><th>owner</th><th>in</th><th>used</th>"
+                            "<th>with what is below</th><th>peak</th><th>held</th></tr>\n");
+    for (uint32_t i = 1; i < s->n.owners; i++) {
+        const smi_snap_owner *o = &s->owners[i];
+        char name[SMI_OWNER_TEXT];
+        smi_report_put(out, "<tr><th>");
+        smi_report_part(out, smi_report_owner(o, name), SIZE_MAX, SMI_XML);
+        smi_report_put(out, "</th><th>");
+        smi_report_part(out, smi_report_owner(&s->owners[o->parent], name), SIZE_MAX, SMI_XML);
+        smi_report_put(out, "</th>");
+        smi_html_number(out, "own", o->own.bytes);
+        smi_html_number(out, "all", o->all.bytes);
+        smi_html_number(out, "owner-peak", o->peak);
+        smi_html_number(out, "held", o->held);
+        smi_report_put(out, "</tr>\n");
+    }
+    if (s->n.owners > 1) smi_report_put(out, "</table>\n");
+}
+
+static void smi_html_files(smi_report_out *out, const sagemem_snapshot *s) {
+    if (s->n.files > 0)
+        smi_report_put(
+            out, "<h2>Open files</h2>\n<table id=\"files\">\n<tr><th>file</th><th>by</th><th>mapped</th><th>buffered</th></tr>\n");
+    for (uint32_t i = 0; i < s->n.files; i++) {
+        const smi_snap_file *f = &s->files[i];
+        smi_report_put(out, "<tr><th>");
+        smi_report_part(out, f->name, sizeof f->name, SMI_XML);
+        smi_report_put(out, "</th><th>%s</th>", f->kind);
+        smi_html_number(out, "mapped", f->mapped);
+        smi_html_number(out, "buffered", f->buffered);
+        smi_report_put(out, "</tr>\n");
+    }
+    if (s->n.files > 0) smi_report_put(out, "</table>\n");
+}
+
+static void smi_report_html(smi_report_out *out, const sagemem_snapshot *s) {
+    char a[SMI_BYTES_TEXT], b[SMI_BYTES_TEXT], c[SMI_BYTES_TEXT];
+    const smi_snap_owner *o = &s->owners[0];
+    smi_report_put(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+                        "<meta name=\"viewport\" content=\"width=device-width\">\n<title>sagemem: ");
+    smi_report_part(out, o->name, SIZE_MAX, SMI_XML);
+    smi_report_put(out,
+                   "</title>\n<style>\n:root{color-scheme:light dark}\nbody{font:15px/1.5 system-ui,sans-serif;max-width:960px;"
+                   "margin:2em auto;padding:0 1em}\nsvg{width:100%%;height:auto}\n");
+    smi_report_put(out, "table{border-collapse:collapse;width:100%%}\nth{text-align:left;font-weight:normal}\ntr:first-child th{"
+                        "opacity:.7}\ntd{text-align:right;font-variant-numeric:tabular-nums}\nth,td{padding:.15em .5em}\n");
+    smi_report_put(out,
+                   "tr:nth-child(even){background:rgba(128,128,128,.12)}\n.bar{width:30%%}\n.bar i{display:block;height:.8em;"
+                   "background:%s}\n.worst{fill:#a83a4c}\n</style>\n</head>\n<body>\n<h1>",
+                   smi_html_colour(0));
+    smi_report_part(out, o->name, SIZE_MAX, SMI_XML);
+    smi_report_put(out, "</h1>\n<p>%s used in %llu blocks, peak %s, held %s.</p>\n", smi_report_bytes(a, o->all.bytes),
+                   (unsigned long long)o->all.blocks, smi_report_bytes(b, s->peak), smi_report_bytes(c, o->held));
+    smi_html_where(out, s);
+    smi_report_put(out, "<h2>What made the peak</h2>\n");
+    smi_html_treemap(out, s);
+    smi_html_tags(out, s);
+    smi_html_timeline(out, s);
+    smi_html_owners(out, s);
+    smi_html_files(out, s);
+    smi_report_put(out, "</body>\n</html>\n");
+}
+
+/* -- Differences: what a tag has in an owner, here and there. What is an owner in one of both only had nothing before, or
+ *    has nothing after. --------------------------------------------------------------------------------------------------- */
+
+typedef struct smi_diff_row {
+    const char *tag;
+    const sagemem_snapshot *of; /* where the owner is */
+    const smi_snap_owner *owner;
+    const char *file; /* NULL: all sites together */
+    int line;
+    uint64_t bytes[2], blocks[2]; /* before, after */
+} smi_diff_row;
+
+typedef struct smi_diff {
+    smi_report_out *out;
+    const sagemem_snapshot *s[2]; /* before, after */
+    void (*row_fn)(struct smi_diff *d, const smi_diff_row *row);
+    bool sites, first;
+} smi_diff;
+
+static const smi_snap_owner *smi_diff_owner(const sagemem_snapshot *s, const smi_snap_owner *like) {
+    for (uint32_t i = 0; i < s->n.owners; i++) {
+        const smi_snap_owner *o = &s->owners[i];
+        if (o->key == like->key && o->name == like->name && o->is_scope == like->is_scope && o->id == like->id) return o;
+    }
+    return NULL;
+}
+
+/* The first site of a tag of an owner; the end of all sites when it has none. */
+static uint32_t smi_diff_site(const sagemem_snapshot *s, const smi_snap_owner *o, uint32_t tag) {
+    uint32_t i = o != NULL ? 0 : s->n.sites;
+    while (i < s->n.sites && (&s->owners[s->sites[i].owner] != o || s->sites[i].tag != tag)) i++;
+    return i;
+}
+static const smi_snap_site *smi_diff_site_at(const sagemem_snapshot *s, uint32_t i, const smi_snap_owner *o, uint32_t tag) {
+    return i < s->n.sites && &s->owners[s->sites[i].owner] == o && s->sites[i].tag == tag ? &s->sites[i] : NULL;
+}
+static int smi_diff_site_order(const smi_snap_site *a, const smi_snap_site *b) {
+    if (a == NULL || b == NULL) return a == NULL ? 1 : -1;
+    int files = strcmp(a->file, b->file);
+    return files != 0 ? files : a->line - b->line;
+}
+
+/* Both lists of sites, merged. */
+static void smi_diff_sites(smi_diff *d, smi_diff_row row, const smi_snap_owner *const o[2], uint32_t tag) {
+    uint32_t at[2];
+    for (int k = 0; k < 2; k++) at[k] = smi_diff_site(d->s[k], o[k], tag);
+    for (;;) {
+        const smi_snap_site *site[2];
+        for (int k = 0; k < 2; k++) site[k] = smi_diff_site_at(d->s[k], at[k], o[k], tag);
+        if (site[0] == NULL && site[1] == NULL) return;
+        int order = smi_diff_site_order(site[0], site[1]);
+        const smi_snap_site *which = order <= 0 ? site[0] : site[1];
+        row.file = which->file;
+        row.line = which->line;
+        for (int k = 0; k < 2; k++) {
+            bool here = order == 0 || which == site[k];
+            row.bytes[k] = here ? site[k]->bytes : 0;
+            row.blocks[k] = here ? site[k]->blocks : 0;
+            at[k] += here;
+        }
+        d->row_fn(d, &row);
+    }
+}
+
+static void smi_diff_cells(smi_diff *d, const smi_snap_owner *before, const smi_snap_owner *after) {
+    const smi_snap_owner *const o[2] = {before, after};
+    uint32_t tags = d->s[0]->n.tags > d->s[1]->n.tags ? d->s[0]->n.tags : d->s[1]->n.tags;
+    for (uint32_t t = 0; t < tags; t++) {
+        const smi_snap_cell *c[2];
+        for (int k = 0; k < 2; k++) c[k] = o[k] != NULL ? smi_snap_find(d->s[k], o[k], t) : NULL;
+        if (c[0] == NULL && c[1] == NULL) continue;
+        char number[SMI_TAG_TEXT];
+        int of = after != NULL ? 1 : 0;
+        smi_diff_row row;
+        memset(&row, 0, sizeof row);
+        row.tag = smi_report_tag(c[1] != NULL ? d->s[1]->tags[t].name : d->s[0]->tags[t].name, t, number);
+        row.of = d->s[of];
+        row.owner = o[of];
+        for (int k = 0; k < 2; k++) {
+            row.bytes[k] = c[k] != NULL ? c[k]->sum.bytes : 0;
+            row.blocks[k] = c[k] != NULL ? c[k]->sum.blocks : 0;
+        }
+        d->row_fn(d, &row);
+        if (d->sites) smi_diff_sites(d, row, o, t);
+    }
+}
+
+static void smi_diff_each(smi_diff *d) {
+    const sagemem_snapshot *before = d->s[0], *after = d->s[1];
+    for (uint32_t i = 0; i < after->n.owners; i++) smi_diff_cells(d, smi_diff_owner(before, &after->owners[i]), &after->owners[i]);
+    for (uint32_t i = 0; i < before->n.owners; i++)
+        if (smi_diff_owner(after, &before->owners[i]) == NULL) smi_diff_cells(d, &before->owners[i], NULL);
+}
+
+static bool smi_diff_changed(const smi_diff_row *r) { return r->bytes[0] != r->bytes[1] || r->blocks[0] != r->blocks[1]; }
+
+/* "+1.25 MiB" */
+static const char *smi_diff_bytes(char text[SMI_BYTES_TEXT], uint64_t before, uint64_t after) {
+    char size[SMI_BYTES_TEXT];
+    smi_report_bytes(size, after >= before ? after - before : before - after);
+    smi_text(text, SMI_BYTES_TEXT, "%c%s", after >= before ? '+' : '-', size);
+    return text;
+}
+static const char *smi_diff_number(char text[24], uint64_t before, uint64_t after) {
+    smi_text(text, 24, "%c%llu", after >= before ? '+' : '-',
+             (unsigned long long)(after >= before ? after - before : before - after));
+    return text;
+}
+
+static void smi_diff_text_row(smi_diff *d, const smi_diff_row *r) {
+    char bytes[SMI_BYTES_TEXT], blocks[24], owner[SMI_OWNER_TEXT];
+    if (!smi_diff_changed(r)) return;
+    if (d->first) smi_report_put(d->out, "\n  %-30s %10s %12s  %s\n", "tag", "used", "blocks", "where");
+    d->first = false;
+    if (r->file == NULL) smi_report_column(d->out, 2, r->tag, SMI_NAME_COLUMN + 2);
+    else smi_report_column(d->out, 4, "from", SMI_NAME_COLUMN + 2);
+    smi_report_put(d->out, " %10s %12s  ", smi_diff_bytes(bytes, r->bytes[0], r->bytes[1]),
+                   smi_diff_number(blocks, r->blocks[0], r->blocks[1]));
+    if (r->file != NULL) smi_report_put(d->out, "%s:%d\n", r->file, r->line);
+    if (r->file != NULL) return;
+    smi_report_part(d->out, smi_report_owner(r->owner, owner), SIZE_MAX, SMI_PLAIN);
+    smi_report_raw(d->out, "\n", 1);
+}
+
+static void smi_diff_brief(smi_diff *d) {
+    const smi_snap_owner *a = &d->s[0]->owners[0], *b = &d->s[1]->owners[0];
+    char used[SMI_BYTES_TEXT], to[SMI_BYTES_TEXT], blocks[24], held[SMI_BYTES_TEXT], time[SMI_BYTES_TEXT];
+    smi_report_put(d->out, "sagemem: ");
+    smi_report_part(d->out, b->name, SIZE_MAX, SMI_PLAIN);
+    smi_report_put(d->out, " used %s, to %s, blocks %s, held %s in %s\n", smi_diff_bytes(used, a->all.bytes, b->all.bytes),
+                   smi_report_bytes(to, b->all.bytes), smi_diff_number(blocks, a->all.blocks, b->all.blocks),
+                   smi_diff_bytes(held, a->held, b->held), smi_report_time(time, smi_minus(d->s[1]->taken_ns, d->s[0]->taken_ns)));
+}
+
+static void smi_diff_json_row(smi_diff *d, const smi_diff_row *r) {
+    char bytes[24], blocks[24];
+    if (!smi_diff_changed(r)) return;
+    smi_report_first(d->out, "tag", r->tag, &d->first);
+    smi_report_belongs(d->out, r->of, r->owner);
+    if (r->file != NULL) {
+        smi_report_member(d->out, "site", r->file);
+        smi_report_number(d->out, "line", (uint64_t)r->line);
+    }
+    const char *b = smi_diff_number(bytes, r->bytes[0], r->bytes[1]), *n = smi_diff_number(blocks, r->blocks[0], r->blocks[1]);
+    smi_report_put(d->out, ", \"used\": %s, \"blocks\": %s}", b + (*b == '+'), n + (*n == '+')); /* no plus in JSON */
+}
+
+static void smi_diff_json(smi_diff *d) {
+    const smi_snap_owner *a = &d->s[0]->owners[0], *b = &d->s[1]->owners[0];
+    const uint64_t now[] = {b->all.bytes, b->all.blocks, b->held}, before[] = {a->all.bytes, a->all.blocks, a->held};
+    static const char *const keys[] = {"used", "blocks", "held"};
+    smi_report_put(d->out, "{\"schema\": \"sagemem-diff-1\", \"name\": ");
+    smi_report_name(d->out, b->name, SMI_JSON);
+    for (int i = 0; i < 3; i++) {
+        char text[24];
+        const char *number = smi_diff_number(text, before[i], now[i]);
+        smi_report_put(d->out, ", \"%s\": %s", keys[i], number + (*number == '+'));
+    }
+    for (int sites = 0; sites < 2; sites++) {
+        smi_report_put(d->out, sites ? "],\n \"sites\": [" : ",\n \"rows\": [");
+        d->first = true;
+        d->sites = sites != 0;
+        smi_diff_each(d);
+    }
+    smi_report_put(d->out, "]}\n");
+}
+/* First the tags alone, then the sites alone. */
+static void smi_diff_json_either(smi_diff *d, const smi_diff_row *r) {
+    if (d->sites == (r->file != NULL)) smi_diff_json_row(d, r);
+}
+
+static void smi_diff_csv_row(smi_diff *d, const smi_diff_row *r) {
+    char bytes[24], blocks[24], owner[SMI_OWNER_TEXT];
+    if (!smi_diff_changed(r)) return;
+    const char *b = smi_diff_number(bytes, r->bytes[0], r->bytes[1]), *n = smi_diff_number(blocks, r->blocks[0], r->blocks[1]);
+    smi_report_name(d->out, r->of->owners[r->owner->heap].name, SMI_CSV);
+    smi_report_raw(d->out, ",", 1);
+    smi_report_name(d->out, r->owner->is_scope ? smi_report_owner(r->owner, owner) : "", SMI_CSV);
+    smi_report_raw(d->out, ",", 1);
+    smi_report_name(d->out, r->tag, SMI_CSV);
+    smi_report_put(d->out, ",%s,%s\n", b + (*b == '+'), n + (*n == '+'));
+}
+
+/* What tools for differences of flame graphs read: both counts behind the stack. */
+static void smi_diff_folded_row(smi_diff *d, const smi_diff_row *r) {
+    if (r->bytes[0] == 0 && r->bytes[1] == 0) return;
+    smi_report_stack(d->out, r->tag, r->owner);
+    smi_report_put(d->out, " %llu %llu\n", (unsigned long long)r->bytes[0], (unsigned long long)r->bytes[1]);
+}
+
+static void smi_diff_write(smi_diff *d, sagemem_format format) {
+    d->first = true;
+    if (format == SAGEMEM_FORMAT_TEXT || format == SAGEMEM_FORMAT_BRIEF) {
+        smi_diff_brief(d);
+        d->row_fn = smi_diff_text_row;
+        d->sites = true;
+        if (format == SAGEMEM_FORMAT_TEXT) smi_diff_each(d);
+    } else if (format == SAGEMEM_FORMAT_JSON) {
+        d->row_fn = smi_diff_json_either;
+        smi_diff_json(d);
+    } else {
+        bool csv = format == SAGEMEM_FORMAT_CSV;
+        d->row_fn = csv ? smi_diff_csv_row : smi_diff_folded_row;
+        if (csv) smi_report_put(d->out, "heap,scope,tag,used,blocks\n");
+        smi_diff_each(d);
+    }
+}
+
+/* -- Leaks ------------------------------------------------------------------------------------------------------------ */
+
+static void smi_leaks_row(smi_report_out *out, uint64_t bytes, uint64_t blocks) {
+    char text[SMI_BYTES_TEXT];
+    smi_report_put(out, "  %10s in %llu %s ", smi_report_bytes(text, bytes), (unsigned long long)blocks,
+                   blocks == 1 ? "block" : "blocks");
+}
+
+/* By tag and owner, then where each was allocated, as far as that is known. */
+static void smi_leaks_write(smi_report_out *out, const sagemem_snapshot *s) {
+    char bytes[SMI_BYTES_TEXT];
+    const smi_snap_owner *o = &s->owners[0];
+    smi_report_put(out, "sagemem: %llu %s with %s left in %s '", (unsigned long long)o->all.blocks,
+                   o->all.blocks == 1 ? "block" : "blocks", smi_report_bytes(bytes, o->all.bytes),
+                   s->is_process ? "process" : "heap");
+    smi_report_part(out, o->name, SIZE_MAX, SMI_PLAIN);
+    smi_report_put(out, "'\n");
+    for (uint32_t i = 0; i < s->n.cells; i++) {
+        const smi_snap_cell *c = &s->cells[i];
+        const smi_snap_owner *owner = &s->owners[c->owner];
+        char number[SMI_TAG_TEXT], name[SMI_OWNER_TEXT];
+        if (c->sum.blocks == 0) continue;
+        smi_leaks_row(out, c->sum.bytes, c->sum.blocks);
+        smi_report_put(out, "of ");
+        smi_report_part(out, smi_report_tag(s->tags[c->tag].name, c->tag, number), SIZE_MAX, SMI_PLAIN);
+        smi_report_put(out, owner->is_scope ? ", scope " : ", heap ");
+        smi_report_part(out, smi_report_owner(owner, name), SIZE_MAX, SMI_PLAIN);
+        if (owner->is_scope) {
+            smi_report_put(out, " of heap ");
+            smi_report_part(out, s->owners[owner->heap].name, SIZE_MAX, SMI_PLAIN);
+        }
+        smi_report_raw(out, "\n", 1);
+        for (uint32_t k = smi_diff_site(s, owner, c->tag); smi_diff_site_at(s, k, owner, c->tag) != NULL; k++) {
+            smi_report_put(out, "  ");
+            smi_leaks_row(out, s->sites[k].bytes, s->sites[k].blocks);
+            smi_report_put(out, "from %s:%d\n", s->sites[k].file, s->sites[k].line);
+        }
+    }
+}
+
+/* -- The public calls ----------------------------------------------------------------------------------------------------- */
+
+static sagemem_status smi_report_format(sagemem_format format, const char *call) {
+    if ((unsigned)format <= SAGEMEM_FORMAT_HTML) return SAGEMEM_OK;
+    return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                    "format %d is unknown; use SAGEMEM_FORMAT_TEXT, _BRIEF, _JSON, _CSV, _PROMETHEUS, _FOLDED or _HTML",
+                    (int)format);
+}
+static sagemem_status smi_report_sink(const sagemem_sink *to, const char *call) {
+    if (to != NULL && to->write_fn != NULL) return SAGEMEM_OK;
+    return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                    "the report needs a sink with a write_fn; sagemem_report_file(heap, format, \"-\") writes to standard output");
+}
+
+static sagemem_status smi_report_write(const sagemem_snapshot *s, sagemem_format format, const sagemem_sink *to) {
+    static void (*const writers[])(smi_report_out * out, const sagemem_snapshot *s) = {
+        smi_report_text,       smi_report_brief,  smi_report_json, smi_report_csv,
+        smi_report_prometheus, smi_report_folded, smi_report_html};
+    smi_report_out out;
+    smi_report_begin(&out, to);
+    smi_snap_sort(s);
+    writers[format](&out, s);
+    return smi_report_end(&out);
+}
+
+/* A live heap, or the process; NULL: the fault handler was called. */
+static smi_domain *smi_report_root(const sagemem_heap *heap, const char *call) {
+    smi_start();
+    if (heap == NULL) return &smi_process;
+    return smi_heap_alive(heap, call) ? (smi_domain *)(uintptr_t)heap : NULL;
 }
 
 SAGEMEM_API sagemem_status sagemem_report(const sagemem_heap *heap, sagemem_format format, const sagemem_sink *to) {
     const char *call = "sagemem_report";
-    if (to == NULL || to->write_fn == NULL)
+    if (smi_report_sink(to, call) != SAGEMEM_OK || smi_report_format(format, call) != SAGEMEM_OK) return smi_mine.error.status;
+    smi_domain *root = smi_report_root(heap, call);
+    sagemem_snapshot *s = root != NULL ? smi_snap_make(root, true, call) : NULL;
+    if (s == NULL) return smi_mine.error.status;
+    sagemem_status status = smi_report_write(s, format, to);
+    smi_snap_drop(s);
+    return status;
+}
+
+SAGEMEM_API sagemem_snapshot *sagemem_snapshot_take(const sagemem_heap *heap) {
+    const char *call = "sagemem_snapshot_take";
+    smi_domain *root = smi_report_root(heap, call);
+    return root != NULL ? smi_snap_make(root, false, call) : NULL;
+}
+
+/* False: the fault handler was called. */
+static bool smi_snap_alive(const sagemem_snapshot *s, const char *call) {
+    const smi_page *page = smi_lookup(s);
+    bool ours = page != NULL && page->kind == SMI_META && ((uintptr_t)s & 63) == 0;
+    if (ours && s->magic == SMI_SNAP_MAGIC) return true;
+    bool freed = ours && s->magic == ~SMI_SNAP_MAGIC;
+    smi_fault(SAGEMEM_MISUSE, freed ? SAGEMEM_E_STALE : SAGEMEM_E_FOREIGN, call,
+              freed ? "the snapshot %p was freed already" : "%p is no snapshot; pass what sagemem_snapshot_take returned",
+              (const void *)s);
+    return false;
+}
+
+SAGEMEM_API sagemem_status sagemem_snapshot_report(const sagemem_snapshot *snapshot, sagemem_format format,
+                                                   const sagemem_sink *to) {
+    const char *call = "sagemem_snapshot_report";
+    if (smi_report_sink(to, call) != SAGEMEM_OK || smi_report_format(format, call) != SAGEMEM_OK) return smi_mine.error.status;
+    if (!smi_snap_alive(snapshot, call)) return smi_mine.error.status;
+    return smi_report_write(snapshot, format, to);
+}
+
+SAGEMEM_API sagemem_status sagemem_snapshot_diff(const sagemem_snapshot *before, const sagemem_snapshot *after,
+                                                 sagemem_format format, const sagemem_sink *to) {
+    const char *call = "sagemem_snapshot_diff";
+    if (smi_report_sink(to, call) != SAGEMEM_OK || smi_report_format(format, call) != SAGEMEM_OK) return smi_mine.error.status;
+    if (format == SAGEMEM_FORMAT_PROMETHEUS || format == SAGEMEM_FORMAT_HTML)
         return smi_fail(
-            SAGEMEM_E_ARGUMENT, 0, call,
-            "the report needs a sink with a write_fn; sagemem_report_file(heap, format, \"-\") writes to standard output");
-    if ((unsigned)format > SAGEMEM_FORMAT_JSON)
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "format %d is unknown; use SAGEMEM_FORMAT_TEXT, _BRIEF or _JSON", (int)format);
-    smi_domain *h = heap != NULL ? (smi_domain *)(uintptr_t)heap : &smi_process;
-    sagemem_heap_stats s;
-    sagemem_status status = sagemem_heap_get_stats(heap, &s); /* brings the peaks up to date, too */
-    if (status != SAGEMEM_OK) return status;
+            SAGEMEM_E_UNSUPPORTED, 0, call,
+            "a difference is written as SAGEMEM_FORMAT_TEXT, _BRIEF, _JSON, _CSV or _FOLDED; report each snapshot for others");
+    if (!smi_snap_alive(before, call) || !smi_snap_alive(after, call)) return smi_mine.error.status;
+    const smi_snap_owner *a = &before->owners[0], *b = &after->owners[0];
+    if (a->key != b->key || a->name != b->name)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call,
+                        "the snapshots are of '%s' and of '%s'; take both of the same heap, or of the process", a->name, b->name);
     smi_report_out out;
-    out.sink = to;
-    out.offset = 0;
-    out.used = 0;
-    out.status = SAGEMEM_OK;
-    smi_lock_take(&smi_registry_lock);
-    if (format == SAGEMEM_FORMAT_TEXT) smi_report_text(&out, h, &s);
-    else if (format == SAGEMEM_FORMAT_BRIEF) smi_report_brief(&out, h, &s);
-    else smi_report_json(&out, h, &s);
-    smi_lock_give(&smi_registry_lock);
-    smi_report_flush(&out);
-    if (to->close_fn != NULL) {
-        sagemem_status closed = to->close_fn(to->ctx);
-        if (out.status == SAGEMEM_OK) out.status = closed;
-    }
-    return out.status;
+    smi_report_begin(&out, to);
+    smi_diff d = {&out, {before, after}, NULL, false, true};
+    smi_diff_write(&d, format);
+    return smi_report_end(&out);
+}
+
+SAGEMEM_API void sagemem_snapshot_free(sagemem_snapshot *snapshot) {
+    if (snapshot != NULL && smi_snap_alive(snapshot, "sagemem_snapshot_free")) smi_snap_drop(snapshot);
+}
+
+SAGEMEM_API size_t sagemem_leaks(const sagemem_heap *heap, const sagemem_sink *to) {
+    const char *call = "sagemem_leaks";
+    if (to != NULL && smi_report_sink(to, call) != SAGEMEM_OK) return 0;
+    smi_domain *root = smi_report_root(heap, call);
+    if (root == NULL) return 0;
+    sagemem_snapshot *s = to != NULL ? smi_snap_make(root, true, call) : NULL;
+    sagemem_heap_stats stats;
+    if (s == NULL) return sagemem_heap_get_stats(heap, &stats) == SAGEMEM_OK ? (size_t)stats.blocks : 0;
+    size_t left = (size_t)s->owners[0].all.blocks;
+    smi_report_out out;
+    smi_report_begin(&out, to);
+    smi_leaks_write(&out, s);
+    (void)smi_report_end(&out);
+    smi_snap_drop(s);
+    return left;
+}
+
+/* -- Reports in files: written beside, and then in the place of the old one, so that who reads finds a whole one. What is
+ *    no file (a terminal, a pipe, a device) is written as it is. */
+
+enum { SMI_REPORT_PATH = 4096 };
+typedef struct smi_report_place {
+    char target[SMI_REPORT_PATH], beside[SMI_REPORT_PATH + 64];
+    smi_os_handle handle;
+    bool renames;
+    const char *call, *path;
+} smi_report_place;
+
+static sagemem_status smi_report_file_fails(const smi_report_place *p, const char *what) {
+    int reason = smi_os_error();
+    return smi_fail(SAGEMEM_E_IO, reason, p->call, "'%.120s' %s: %s; look at the path and the disk, and repeat the call", p->path,
+                    what, smi_os_error_text(reason));
 }
 
 static sagemem_status smi_report_write_file(void *ctx, const void *data, size_t size, uint64_t offset) {
+    const smi_report_place *p = (const smi_report_place *)ctx;
+    const char *at = (const char *)data;
     (void)offset;
-    if (!smi_os_fails() && fwrite(data, 1, size, (FILE *)ctx) == size) return SAGEMEM_OK;
-    return smi_fail(SAGEMEM_E_IO, smi_os_error(), "sagemem_report_file", "writing the report failed: %s", strerror(smi_os_error()));
+    for (size_t put; size > 0; at += put, size -= put)
+        if (!smi_os_write(p->handle, at, size, &put)) return smi_report_file_fails(p, "could not be written");
+    return SAGEMEM_OK;
+}
+
+static sagemem_status smi_report_open(smi_report_place *p) {
+    static uint32_t number;
+    smi_os_info old;
+    bool there = smi_os_info_at(p->path, &old);
+    p->renames = !there || old.regular;
+    if (!p->renames)
+        return smi_os_open(&p->handle, p->path, SMI_OS_WRITE, 0666) ? SAGEMEM_OK
+                                                                    : smi_report_file_fails(p, "cannot be opened for writing");
+    if (!smi_os_real_target(p->path, p->target, sizeof p->target)) return smi_report_file_fails(p, "cannot be opened for writing");
+    const char *name = smi_os_name_in(p->target);
+    smi_text(p->beside, sizeof p->beside, "%.*s.%.100s.sagemem-report-%u-%u", (int)(name - p->target), p->target, name,
+             smi_os_process_id(), (unsigned)__atomic_add_fetch(&number, 1, __ATOMIC_RELAXED));
+    if (!smi_os_open(&p->handle, p->beside, SMI_OS_REPLACE, there ? old.permissions & 0777u : 0666u))
+        return smi_report_file_fails(p, "cannot be opened for writing");
+    if (!there || smi_os_set_permissions(p->handle, old.permissions & 0777u)) return SAGEMEM_OK;
+    sagemem_status status = smi_report_file_fails(p, "cannot be given the permissions of the old one");
+    (void)smi_os_close(p->handle);
+    smi_os_unlink(p->beside);
+    return status;
+}
+
+/* The new one takes the place of the old one, if all is well. */
+static sagemem_status smi_report_close(const smi_report_place *p, sagemem_status status) {
+    bool closed = smi_os_close(p->handle);
+    if (status == SAGEMEM_OK && !closed) status = smi_report_file_fails(p, "could not be written");
+    if (status == SAGEMEM_OK && p->renames && !smi_os_rename(p->beside, p->target))
+        status = smi_report_file_fails(p, "could not be replaced");
+    if (status != SAGEMEM_OK && p->renames) {
+        sagemem_error kept = smi_mine.error;
+        smi_os_unlink(p->beside);
+        smi_mine.error = kept;
+    }
+    return status;
+}
+
+/* Behind what the program has printed. */
+static sagemem_status smi_report_write_stdout(void *ctx, const void *data, size_t size, uint64_t offset) {
+    (void)offset;
+    if (!smi_os_fails() && fwrite(data, 1, size, stdout) == size) return SAGEMEM_OK;
+    return smi_fail(SAGEMEM_E_IO, smi_os_error(), (const char *)ctx,
+                    "standard output could not be written: %s; look at where it leads", strerror(smi_os_error()));
+}
+static sagemem_status smi_report_stdout(const sagemem_heap *heap, sagemem_format format, const char *call) {
+    sagemem_sink sink = {smi_report_write_stdout, NULL, (void *)(uintptr_t)call};
+    sagemem_status status = sagemem_report(heap, format, &sink);
+    if (status != SAGEMEM_OK || (!smi_os_fails() && fflush(stdout) == 0)) return status;
+    return smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "standard output could not be written: %s; look at where it leads",
+                    strerror(smi_os_error()));
 }
 
 SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem_format format, const char *path) {
     const char *call = "sagemem_report_file";
     if (path == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "path is NULL: pass a file name, or \"-\" for standard output");
-    if ((unsigned)format > SAGEMEM_FORMAT_JSON) /* before the file is emptied */
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "format %d is unknown; use SAGEMEM_FORMAT_TEXT, _BRIEF or _JSON", (int)format);
-    bool standard = strcmp(path, "-") == 0;
-    FILE *file = standard ? stdout : smi_os_fails() ? NULL : fopen(path, "w");
-    if (file == NULL)
-        return smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' cannot be opened for writing: %s", path,
-                        strerror(smi_os_error()));
-    sagemem_sink sink = {smi_report_write_file, NULL, file};
-    sagemem_status status = sagemem_report(heap, format, &sink);
-    bool written = standard ? fflush(file) == 0 : fclose(file) == 0;
-    if (status == SAGEMEM_OK && !written)
-        status = smi_fail(SAGEMEM_E_IO, smi_os_error(), call, "'%s' could not be written: %s", path, strerror(smi_os_error()));
-    return status;
+    if (smi_report_format(format, call) != SAGEMEM_OK || smi_report_root(heap, call) == NULL) return smi_mine.error.status;
+    if (strcmp(path, "-") == 0) return smi_report_stdout(heap, format, call);
+    smi_report_place place;
+    place.call = call;
+    place.path = path;
+    sagemem_status status = smi_report_open(&place);
+    if (status != SAGEMEM_OK) return status;
+    sagemem_sink sink = {smi_report_write_file, NULL, &place};
+    return smi_report_close(&place, sagemem_report(heap, format, &sink));
 }
 
 static bool smi_report_exit_set;
@@ -16392,13 +18172,35 @@ static sagemem_format smi_report_exit_format;
 static char smi_report_exit_path[1024];
 static int smi_report_exit_status;
 
+/* Each line of what is left, to the logger. */
+typedef struct smi_leaks_log {
+    char line[300];
+    size_t used;
+} smi_leaks_log;
+static sagemem_status smi_leaks_log_write(void *ctx, const void *data, size_t size, uint64_t offset) {
+    smi_leaks_log *log = (smi_leaks_log *)ctx;
+    (void)offset;
+    for (const char *at = (const char *)data; size > 0; at++, size--) {
+        if (*at != '\n' && log->used < sizeof log->line - 1) log->line[log->used++] = *at;
+        if (*at != '\n') continue;
+        log->line[log->used] = '\0';
+        smi_log(SAGEMEM_LOG_ERROR, "%s", log->line);
+        log->used = 0;
+    }
+    return SAGEMEM_OK;
+}
+
 static void smi_report_exit(void) {
     if (smi_report_exit_path[0] != '\0' && sagemem_report_file(NULL, smi_report_exit_format, smi_report_exit_path) != SAGEMEM_OK)
         smi_log(SAGEMEM_LOG_ERROR, "report at exit: %s", smi_mine.error.message);
     sagemem_heap_stats s;
     if (smi_report_exit_status == 0 || sagemem_heap_get_stats(NULL, &s) != SAGEMEM_OK || s.blocks == 0) return;
-    smi_log(SAGEMEM_LOG_ERROR, "%llu blocks with %llu bytes were never freed", (unsigned long long)s.blocks,
+    smi_log(SAGEMEM_LOG_ERROR, "%llu blocks with %llu bytes were never freed:", (unsigned long long)s.blocks,
             (unsigned long long)s.used);
+    smi_leaks_log log;
+    sagemem_sink sink = {smi_leaks_log_write, NULL, &log};
+    log.used = 0;
+    sagemem_leaks(NULL, &sink);
     fflush(NULL); /* _Exit does not, and exit must not be called again */
     _Exit(smi_report_exit_status);
 }
@@ -16406,8 +18208,9 @@ static void smi_report_exit(void) {
 SAGEMEM_API sagemem_status sagemem_report_at_exit(sagemem_format format, const char *path, int leak_exit_status) {
     const char *call = "sagemem_report_at_exit";
     smi_start();
-    if ((unsigned)format > SAGEMEM_FORMAT_JSON || (path != NULL && strlen(path) >= sizeof smi_report_exit_path))
-        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the format is unknown or the path longer than 1023 bytes");
+    if (smi_report_format(format, call) != SAGEMEM_OK) return smi_mine.error.status;
+    if (path != NULL && strlen(path) >= sizeof smi_report_exit_path)
+        return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "the path is longer than 1023 bytes; use a shorter one");
     smi_lock_take(&smi_registry_lock);
     smi_report_exit_format = format;
     smi_text(smi_report_exit_path, sizeof smi_report_exit_path, "%s", path != NULL ? path : "");

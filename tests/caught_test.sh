@@ -252,7 +252,7 @@ for call in alloc realloc strdup scope_begin scope_end heap_destroy heap_reset h
     dies "misuse: sagemem_$call: 0x[0-9a-f]+ is not a heap" ended_heap $call stack
 done
 dies "misuse: sagemem_alloc: heap 'catalogue' has ended" ended_heap alloc_large
-dies "misuse: sagemem_(report|heap_get_stats): heap 'catalogue' has ended" ended_heap report
+dies "misuse: sagemem_(report|report_file|heap_get_stats): heap 'catalogue' has ended" ended_heap report
 dies "misuse: sagemem_scope_end: no scope is open in heap 'catalogue'; the last one, forest 12, has ended" pairing scope_end_twice
 dies "misuse: sagemem_scope_end: no scope was begun in heap 'catalogue'" pairing scope_end_none
 dies "misuse: sagemem_heap_destroy: heap 'catalogue' has child heaps \('snapshot'\)" pairing destroy_parent

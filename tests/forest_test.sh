@@ -101,6 +101,7 @@ cp "$trees" "$tmp/first_tree"
 wrong "a plot in place of a tree file" "'$tmp/first_tree'" --output "$tmp/dir" --plot "$tmp/first_tree" "$trees"
 ok "a plot in place of a tree file: that is as it was" cmp "$trees" "$tmp/first_tree"
 wrong "unknown format" "'xml'" --report xml --output "$tmp/dir" "$trees"
+wrong "a report without its path" "behind the colon" --report html: --output "$tmp/dir" "$trees"
 wrong "snapshots are no list" "'63,'" --snapshots 63, --output "$tmp/dir" "$trees"
 ok "a wrong command line writes nothing" empty "$tmp/dir"
 
@@ -116,6 +117,35 @@ ok "run: the worst forest is the largest tree" \
     [ "$(awk '/<- the worst/ { print $4 }' "$tmp/out")" -eq "$(numbers "$trees" 8 "$tree_count" d4 | sort -n | tail -n 1)" ]
 ok "run: report names a physics tag" prints "Mergers"
 cp "$tmp/out" "$tmp/summary"
+
+# --- Reports: each form, alone or in a file, and during the run ---
+
+for format in csv prometheus folded html; do
+    run --report $format --snapshots 63 --output "$tmp/reported" "$trees"
+    ok "report $format: status" [ "$status" -eq 0 ]
+    ok "report $format: that alone" [ "$(grep -c '^Trees  ' "$tmp/out")" = 0 ]
+    run --report "$format:$tmp/report.$format" --snapshots 63 --output "$tmp/reported" "$trees"
+    ok "report $format in a file: status" [ "$status" -eq 0 ]
+    ok "report $format in a file: and the summary" grep '^Trees  ' "$tmp/out"
+done
+ok "report csv: has its head" [ "$(head -n 1 "$tmp/report.csv")" = heap,tag,used,peak,blocks,total_blocks ]
+ok "report csv: nothing is left in use" [ "$(awk -F, 'NR > 1 { s += $3 } END { print s + 0 }' "$tmp/report.csv")" = 0 ]
+ok "report prometheus" grep -q '^sagemem_used_bytes{heap="heap",tag="Core/Trees"} 0$' "$tmp/report.prometheus"
+ok "report html" grep -q '<svg id="treemap"' "$tmp/report.html"
+run --report "text:$tmp/no/such/dir/report" --snapshots 63 --output "$tmp/reported" "$trees"
+ok "report that cannot be written: status" [ "$status" -eq 1 ]
+
+# SIGUSR1 while the scale factors are awaited: the report comes after the first forest, and the run goes on.
+mkfifo "$tmp/awaited"
+"$forest" --quiet --snapshots 63 --scale-factors "$tmp/awaited" --output "$tmp/reported" "$trees" >"$tmp/out" 2>"$tmp/err" &
+exec 3>"$tmp/awaited" # comes back when the other end is open
+kill -USR1 $!
+cat "$data/millennium.a_list" >&3
+exec 3>&-
+wait $!
+ok "report during the run: status" [ $? -eq 0 ]
+ok "report during the run: once" [ "$(grep -c '^sagemem: process' "$tmp/err")" = 1 ]
+ok "report during the run: the scopes so far" grep '^  forest 0 ' "$tmp/err"
 
 # --- The galaxy file: header 80 bytes, see examples/forest/output.h ---
 

@@ -301,6 +301,63 @@ static void json_of_nothing(void **state) {
     sagemem_heap_destroy(heap);
 }
 
+/* python3 tests/schema.py, where it is; it must also find what is wrong. */
+static int against_schema(const char *schema, const char *text) {
+    char command[512];
+    FILE *file = fopen(in_place("against.json"), "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    snprintf(command, sizeof command, "python3 -I -S tests/schema.py tests/data/%s '%s' >'%s/wrong' 2>&1", schema,
+             in_place("against.json"), place);
+    int status = system(command);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void json_is_as_the_schema_says(void **state) {
+    (void)state;
+    if (!have_python || access("tests/schema.py", R_OK) != 0) skip();
+    sagemem_heap_desc desc = {0};
+    desc.name = "with all";
+    desc.flags = SAGEMEM_HEAP_SITES;
+    sagemem_heap *heap = sagemem_heap_create(&desc), *low = heap_below(heap, "below");
+    assert_int_equal(sagemem_scope_begin(heap, "ended", 1), SAGEMEM_OK);
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    sagemem_snapshot *before = sagemem_snapshot_take(heap);
+    assert_int_equal(sagemem_scope_begin(heap, "open", 2), SAGEMEM_OK);
+    assert_non_null(sagemem_alloc_at(heap, 100, 1, "there.c", 7));
+    sagemem_writer_desc writer = {0};
+    char path[128];
+    snprintf(path, sizeof path, "%s/written", place);
+    writer.path = path;
+    writer.heap = heap;
+    assert_non_null(sagemem_writer_open(&writer));
+    const char *text = report(heap, SAGEMEM_FORMAT_JSON);
+    static const char *const lists[] = {"tags", "heaps", "scopes", "ended", "rows", "files", "sites"};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) { /* the schema is asked about each of them */
+        char begin[32];
+        snprintf(begin, sizeof begin, "\"%s\": [\n", lists[i]);
+        assert_non_null(strstr(text, begin));
+    }
+    assert_int_equal(against_schema("report-1.schema.json", text), 0);
+    char *wrong = strstr(out.text, "\"at_peak\"");
+    assert_non_null(wrong);
+    wrong[1] = 'A';
+    assert_int_equal(against_schema("report-1.schema.json", text), 1);
+    assert_int_equal(against_schema("report-1.schema.json", report(NULL, SAGEMEM_FORMAT_JSON)), 0);
+    sagemem_snapshot *after = sagemem_snapshot_take(heap);
+    memset(&out, 0, sizeof out);
+    sagemem_sink sink = {keep_text, NULL, &out};
+    assert_int_equal(sagemem_snapshot_diff(before, after, SAGEMEM_FORMAT_JSON, &sink), SAGEMEM_OK);
+    assert_non_null(strstr(out.text, "there.c"));
+    assert_int_equal(against_schema("diff-1.schema.json", out.text), 0);
+    assert_int_equal(against_schema("report-1.schema.json", out.text), 1);
+    sagemem_snapshot_free(before);
+    sagemem_snapshot_free(after);
+    sagemem_heap_destroy(low);
+    sagemem_heap_destroy(heap);
+}
+
 static void json_with_many_heaps_and_scopes(void **state) {
     (void)state;
     enum { HEAPS = 60, SCOPES = 40 };
@@ -373,9 +430,9 @@ static void sink_that_fails_is_reported(void **state) {
         heaps[i] = heap_below(heap, "makes it long");
         assert_non_null(sagemem_alloc(heaps[i], 100, (sagemem_tag)(i + 1)));
     }
-    static const sagemem_format formats[] = {SAGEMEM_FORMAT_TEXT, SAGEMEM_FORMAT_JSON};
+    static const sagemem_format formats[] = {SAGEMEM_FORMAT_TEXT, SAGEMEM_FORMAT_JSON, SAGEMEM_FORMAT_HTML};
     sagemem_sink sink = {keep_text, close_text, &out};
-    for (int f = 0; f < 2; f++) {
+    for (int f = 0; f < 3; f++) {
         report(heap, formats[f]);
         int writes = out.writes;
         assert_true(writes >= 2);
@@ -434,6 +491,51 @@ static void report_file_is_written(void **state) {
     out.size = fread(out.text, 1, sizeof out.text - 1, file);
     fclose(file);
     assert_json(out.text);
+}
+
+/* The old report or the new one, never a part: the name leads to another file each time, with the old one's permissions. */
+static void report_file_is_replaced(void **state) {
+    (void)state;
+    char path[128], link_path[140], command[256];
+    struct stat before, after;
+    snprintf(path, sizeof path, "%s/node.prom", place);
+    snprintf(link_path, sizeof link_path, "%s/link.prom", place);
+    assert_int_equal(sagemem_report_file(NULL, SAGEMEM_FORMAT_PROMETHEUS, path), SAGEMEM_OK);
+    assert_int_equal(chmod(path, 0640), 0);
+    assert_int_equal(symlink(path, link_path), 0);
+    FILE *reader = fopen(path, "r"); /* who reads has the old one to its end */
+    assert_non_null(reader);
+    assert_int_equal(fstat(fileno(reader), &before), 0);
+    assert_int_equal(sagemem_report_file(NULL, SAGEMEM_FORMAT_PROMETHEUS, link_path), SAGEMEM_OK);
+    assert_int_equal(lstat(path, &after), 0);
+    assert_true(S_ISREG(after.st_mode));
+    assert_int_equal(after.st_mode & 0777, 0640);
+    assert_true(before.st_ino != after.st_ino);
+    assert_int_equal(lstat(link_path, &after), 0);
+    assert_true(S_ISLNK(after.st_mode));
+    assert_int_equal(fread(out.text, 1, 7, reader), 7);
+    assert_memory_equal(out.text, "# HELP ", 7);
+    fclose(reader);
+    snprintf(command, sizeof command, "ls -A '%s' | grep -q sagemem-report", place); /* nothing is left beside it */
+    assert_int_not_equal(system(command), 0);
+}
+
+static sagemem_status report_to_a_file(void *path) { return sagemem_report_file(NULL, SAGEMEM_FORMAT_PROMETHEUS, path); }
+static void report_file_survives_failing_calls(void **state) {
+    (void)state;
+    char path[128], command[256];
+    struct stat info;
+    uint64_t points = 0;
+    snprintf(path, sizeof path, "%s/survives", place);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fclose(file);
+    assert_int_equal(sagemem_check_failures(report_to_a_file, path, &points), SAGEMEM_OK);
+    assert_true(points >= 4); /* look, open, write, rename */
+    assert_int_equal(stat(path, &info), 0);
+    assert_true(info.st_size > 0);
+    snprintf(command, sizeof command, "ls -A '%s' | grep -q sagemem-report", place);
+    assert_int_not_equal(system(command), 0);
 }
 
 static void report_file_says_why_not(void **state) {
@@ -569,6 +671,7 @@ int main(int argc, char **argv) {
         T(json_carries_any_name),
         T(json_is_utf8_when_a_name_is_cut),
         T(json_of_nothing),
+        T(json_is_as_the_schema_says),
         T(json_with_many_heaps_and_scopes),
         T(text_names_tags_groups_and_heaps),
         T(brief_is_one_line),
@@ -576,6 +679,8 @@ int main(int argc, char **argv) {
         T(report_refuses_bad_arguments),
         T(report_with_a_bad_format_leaves_the_file),
         T(report_file_is_written),
+        T(report_file_is_replaced),
+        T(report_file_survives_failing_calls),
         T(report_file_says_why_not),
         T(report_file_to_standard_output),
         T(at_exit_tells_of_leaks),

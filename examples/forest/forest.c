@@ -14,6 +14,7 @@
  *   - a forest for each thread (run.c), written in the order of the files whoever is done first (window.c);
  *   - a limit for all of it (--limit): a tree that would take too much is an ordinary error that names the tree;
  *   - the library's own figures for each scope (summary.c): which forest was it that needed so much?
+ *   - a report in any form, at the end or when SIGUSR1 asks for it (--report; report_if_asked in run.c): the handler sets a flag.
  *
  * Each tool can be switched off (--no-pool, ...): the galaxies stay the same to the byte, only memory and time do not.
  *
@@ -41,10 +42,13 @@
  *
  *       tag                                  used       peak    at peak  share  blocks ever
  *     Core
- *       Trees                                 0 B   41.2 KiB   41.2 KiB  30.6%          241
- *       Output                                0 B   68.9 KiB   68.3 KiB  50.8%          186
+ *       Output                                0 B   68.9 KiB   68.4 KiB  50.8%          186  ##########
+ *       Trees                                 0 B   41.2 KiB   41.2 KiB  30.6%          241  ######
  *     Physics
  *       Star formation                        0 B   3.45 KiB   2.46 KiB   1.8%          678
+ *
+ *       scope                                used       peak       held       took
+ *       forest 37                           ended   65.5 KiB    128 KiB     1.1 ms  <- worst
  *
  * Status: 0; 1 after a failure, which is told on stderr with file, tree and halo where there are any, and no file is
  * written (when it is standard output that fails, they are); 2 for a wrong command line; 130 after an interrupt (SIGINT;
@@ -99,25 +103,27 @@ static bool flush_output(void) { /* the library does not write through our stdou
     return (fflush(stdout) == 0 && !ferror(stdout)) || fail("standard output: %s", strerror(errno));
 }
 
-static bool report_write(sagemem_format format) {
-    return (flush_output() && sagemem_report_file(NULL, format, "-") == SAGEMEM_OK) || fail("%s", sagemem_last_error()->message);
+static bool report_write(const struct options *options) {
+    const char *path = options->report_path ? options->report_path : "-";
+    return (flush_output() && sagemem_report_file(NULL, options->report, path) == SAGEMEM_OK) ||
+           fail("%s", sagemem_last_error()->message);
 }
 
 /* By now all has been given back: what the report shows as in use would be a leak. */
 static bool memory_report(const struct options *options, const struct summary *summary) {
-    if (options->report == SAGEMEM_FORMAT_JSON) { /* one object, and nothing else */
+    if (options_report_alone(options) && options->report == SAGEMEM_FORMAT_JSON) { /* one object, and nothing else */
         printf("{");
         summary_print_json(summary, options->tree_file_count);
         printf("\"memory\": ");
-        if (!report_write(options->report)) return false;
+        if (!report_write(options)) return false;
         printf("}\n");
         return flush_output();
     }
-    if (!options->quiet) {
+    if (!options->quiet && !options_report_alone(options)) {
         summary_print_worst(summary);
         putchar('\n');
     }
-    return options->quiet && !options->report_wanted ? flush_output() : report_write(options->report);
+    return options->quiet && !options->report_wanted ? flush_output() : report_write(options);
 }
 
 int main(int argc, char **argv) {

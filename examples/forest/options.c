@@ -61,16 +61,20 @@ static bool set_limit(struct options *options, const char *value) {
     return true;
 }
 
+/* "html:memory.html" */
 static bool set_report(struct options *options, const char *value) {
-    static const char *const names[] = {"text", "brief", "json"};
-    static const sagemem_format formats[] = {SAGEMEM_FORMAT_TEXT, SAGEMEM_FORMAT_BRIEF, SAGEMEM_FORMAT_JSON};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strcmp(value, names[i]) == 0) {
-            options->report = formats[i];
-            options->report_wanted = true;
-            return true;
-        }
-    return fail("--report takes text, brief or json, not '%s'", value);
+    static const char *const names[] = {"text",       "brief",  "json", "csv",
+                                        "prometheus", "folded", "html"}; /* in the library's order */
+    size_t length = strcspn(value, ":");
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strlen(names[i]) != length || strncmp(value, names[i], length) != 0) continue;
+        if (value[length] == ':' && value[length + 1] == '\0') return fail("--report %s needs a path behind the colon", names[i]);
+        options->report = (sagemem_format)i;
+        options->report_path = value[length] == ':' ? value + length + 1 : NULL;
+        options->report_wanted = true;
+        return true;
+    }
+    return fail("--report takes text, brief, json, csv, prometheus, folded or html, with :PATH if you like, not '%s'", value);
 }
 
 static bool set_format(struct options *options, const char *value) {
@@ -120,7 +124,8 @@ static const struct option {
     {"--no-column", NULL, "search the records of galaxies, not a column beside them", NULL,
      offsetof(struct options, without.column)},
     {"--no-buffers", NULL, "write each record by a system call of its own", NULL, offsetof(struct options, without.buffers)},
-    {"--report", "FORMAT", "the report on memory: text, brief or json (that alone) [text]", set_report, 0},
+    {"--report", "FORMAT[:PATH]", "text, brief, json, csv, prometheus, folded, html; SIGUSR1: also during the run [text]",
+     set_report, 0},
     {"--checked", NULL, "check every block of memory for damage after each tree", NULL, offsetof(struct options, checked)},
     {"--quiet", NULL, "print no summary and no progress, and a report only if --report asks for it", NULL,
      offsetof(struct options, quiet)},

@@ -23,11 +23,17 @@ struct options {
     int threads;
     struct without without;
     sagemem_format report;
-    bool report_wanted; /* it was asked for */
+    const char *report_path; /* NULL: standard output, after the summary or, of the forms for programs, alone */
+    bool report_wanted;      /* it was asked for */
     bool checked, quiet;
     char **tree_files;
     int tree_file_count;
 };
+
+/* The report is for a program, and goes where the summary would: then there is nothing else. */
+static inline bool options_report_alone(const struct options *options) {
+    return options->report > SAGEMEM_FORMAT_BRIEF && !options->report_path;
+}
 
 enum { OPTIONS_GO_ON = -1 };
 

@@ -118,7 +118,14 @@ static bool outputs_commit(struct run *run) {
 
 static atomic_int interrupted; /* the signal; 0: none */
 
+static atomic_bool report_asked; /* by SIGUSR1 */
+
+/* Handlers set flags, nothing else: no function of the library may be called here. */
 static void on_signal(int number) { atomic_store(&interrupted, number); }
+static void on_report_signal(int number) {
+    (void)number;
+    atomic_store(&report_asked, true);
+}
 
 /* The first one lets the forests that are being built come to their end; a second one ends the program at once. */
 static void signals_catch(void) {
@@ -127,6 +134,23 @@ static void signals_catch(void) {
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_report_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGUSR1, &action, NULL);
+}
+
+static sagemem_status write_to_stderr(void *ctx, const void *data, size_t size, uint64_t offset) {
+    (void)ctx, (void)offset;
+    return fwrite(data, 1, size, stderr) == size ? SAGEMEM_OK : SAGEMEM_E_IO;
+}
+
+/* Between two forests of one thread; the others go on. A report that cannot be written is no reason to end the run. */
+static void report_if_asked(const struct options *options) {
+    if (!atomic_exchange(&report_asked, false)) return;
+    const sagemem_sink sink = {write_to_stderr, NULL, NULL};
+    sagemem_status status = options->report_path ? sagemem_report_file(NULL, options->report, options->report_path)
+                                                 : sagemem_report(NULL, SAGEMEM_FORMAT_TEXT, &sink);
+    if (status != SAGEMEM_OK) fprintf(stderr, "forest: no report: %s\n", sagemem_last_error()->message);
 }
 
 /* A bar for those who watch; nothing where nobody does. */
@@ -323,7 +347,10 @@ static void build_and_hand_over(struct worker *worker) {
 
 static void *work(void *argument) {
     struct worker worker = {.run = argument, .reader = {.no_mapping = ((struct run *)argument)->options->without.mapping}};
-    while (take_tree(&worker)) build_and_hand_over(&worker);
+    while (take_tree(&worker)) {
+        build_and_hand_over(&worker);
+        report_if_asked(worker.run->options);
+    }
     tree_reader_close(&worker.reader);
     return NULL;
 }
@@ -368,7 +395,7 @@ int run_all(struct run *run, const struct options *options) {
         return 128 + signal_number;
     }
     if (!good || !outputs_commit(run)) return EXIT_FAILURE;
-    if (!options->quiet && options->report != SAGEMEM_FORMAT_JSON)
+    if (!options->quiet && !options_report_alone(options))
         summary_print(&run->summary, &run->model, options->tree_file_count, run->outputs, run->output_count);
     return EXIT_SUCCESS;
 }
