@@ -432,11 +432,11 @@
  *     Present counts are exact whenever nobody is allocating or freeing. The sum over tags is the heap's total, the
  *     sum over heaps is the process's. The composition of a peak adds up to the peak.
  *     Peaks of scopes and of SAGEMEM_HEAP_CHECKED, _SITES and _SYSTEM heaps are exact. Those of ordinary heaps, of heaps with
- *     children and of the process are looked at when pages change hands or a slab page is exhausted, once in (pages / 32)
- *     such events, when 1/32 of what is held and 16 KiB more has been allocated, when a scope ends or the heap around it
- *     grows, and whenever statistics are read. So an ordinary heap's peak is at most the true one and short of it by at
- *     most held_peak / 32, plus one page (16 to 64 KiB) for each (tag, size class) with slab pages, plus one chunk. A
- *     parent's or the process's is the sum of what its heaps last showed: it may be off by the sum of their bounds.
+ *     children and of the process are looked at when 1/32 of what is held and 256 KiB more has been allocated, when a scope
+ *     ends or the heap around it grows, and whenever statistics are read; a block with pages of its own is told at once. So
+ *     an ordinary heap's peak is at most the true one and short of it by at most held_peak / 32 and 256 KiB, plus one page
+ *     (16 to 64 KiB) for each (tag, size class) with slab pages, plus one chunk. A parent's or the process's is the sum of
+ *     what its heaps last showed: it may be off by the sum of their bounds.
  *
  * THREADS, FORK, SIGNALS
  *
@@ -3413,6 +3413,7 @@ enum {
     SMI_SPAN_MAX = 1 << 24,        /* spans above are mappings of their own, grown with mremap */
     SMI_MAP_WHOLE = 1 << 20,       /* of a huge block above, the page map has the start only */
     SMI_KEEP_MAX = 1 << 20,        /* bytes of empty pages a heap keeps, and of spare chunks */
+    SMI_LOOK_LEAST = 1 << 18,      /* bytes allocated before peaks are looked at, see smi_event_due */
     SMI_TAGS = SAGEMEM_TAG_MAX + 1,
     SMI_GROUP = 16, /* records are made for this many neighbouring tags at once */
     SMI_GROUPS = SMI_TAGS / SMI_GROUP,
@@ -4758,7 +4759,7 @@ static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
 /* Looking costs a walk of the pages, so it is done when so much may have been allocated, or fallen, since the last look
  * that the peak could otherwise be off by more than the manual says. */
 SMI_INLINE bool smi_event_due(const smi_domain *heap) {
-    return SMI_LOAD(&heap->event_bytes) > SMI_LOAD(&heap->budget.held) / 32 + SMI_SLAB_MAX;
+    return SMI_LOAD(&heap->event_bytes) > SMI_LOAD(&heap->budget.held) / 32 + SMI_LOOK_LEAST;
 }
 
 /* The heap itself is about to grow while a scope is open: what the scope's peak was beside is told now, for afterwards
@@ -8128,10 +8129,30 @@ static size_t smi_domain_check(smi_domain *d, const char *call) {
 
 /* -- The calls for blocks ---------------------------------------------------------------------------------------- */
 
+/* The class's current page is exhausted: the next one. NULL: the long way, which tries again and says what is wrong. */
+static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick)) || size > SMI_SMALL_MAX || tag >= heap->bins_count) return NULL;
+    unsigned class_index = smi_class_of(size);
+    smi_bins *bins = heap->bins[tag];
+    if (bins->pages[class_index] == 0) return NULL; /* it may not have earned any */
+    if (smi_pending(heap)) smi_collect(heap);
+    if (bins->current[class_index]->cells == &smi_no_cell) {
+        smi_mine.paying = &heap->budget;
+        smi_page *page = smi_slab_refill(heap, tag, class_index, "sagemem_alloc");
+        smi_mine.paying = NULL;
+        if (page == NULL) return NULL;
+    }
+    void *block = smi_alloc_class(heap, class_index, tag);
+    smi_pressure_look();
+    return block;
+}
+
 /* As smi_alloc_else, with less to carry along. */
 SMI_NOINLINE void *smi_alloc_plain(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     void *block = smi_alloc_first(heap, size, tag);
     if (block == NULL) block = smi_alloc_larger(heap, size, tag);
+    if (block == NULL) block = smi_alloc_refill(heap, size, tag);
     if (block == NULL) block = smi_alloc_bump(heap, size, tag);
     return SMI_LIKELY(block != NULL) ? block : smi_alloc_slow(heap, NULL, 16, size, tag, smi_nowhere, false, "sagemem_alloc");
 }
