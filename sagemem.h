@@ -3453,9 +3453,9 @@ typedef struct smi_page {
     uint32_t limit;       /* slab: bytes of blocks handed out or threaded so far */
     uint16_t capacity;    /* slab: blocks */
     uint16_t class_index; /* slab */
-    uint32_t remote;     /* slab: freed by other threads: count << 16 | index of the first + 1 */
-    uint32_t huge_state; /* huge: 0 live, 1 freed by another thread */
-    uint32_t unseen_at;  /* huge: the heap's `looks` if that look has not counted it yet */
+    uint32_t remote;      /* slab: freed by other threads: count << 16 | index of the first + 1 */
+    uint32_t huge_state;  /* huge: 0 live, 1 freed by another thread */
+    uint32_t unseen_at;   /* huge: the heap's `looks` if that look has not counted it yet */
     struct sagemem_heap *domain;
     struct smi_page *next, *prev;               /* slab: the class's queue (circular); dead: list */
     struct smi_page *domain_next, *domain_prev; /* all pages of a domain; slab pages: of its tag's record */
@@ -6416,7 +6416,13 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
     uint32_t old = SMI_LOAD(&page->remote), fresh;
     if (smi_watched) smi_watch_free(cell, page->block_size);
     do {
-        smi_pair_quiet(cell, old & 0xFFFF, (uintptr_t)(old & 0xFFFF) ^ page->key);
+        uintptr_t link = old & 0xFFFF;
+        if (SMI_UNLIKELY(smi_watched)) {
+            smi_pair_quiet(cell, link, link ^ page->key);
+        } else {
+            cell->next = (smi_cell *)link;
+            cell->proof = link ^ page->key;
+        }
         fresh = ((old >> 16) + 1) << 16 | index;
         /* release: the links above are seen by whoever takes the list */
     } while (!SMI_CAS(&page->remote, &old, fresh));
@@ -6852,7 +6858,8 @@ static void *smi_alloc_first(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (heap == NULL) heap = smi_mine.heap;
     if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick) - SMI_FRESH)) return NULL;
     smi_domain *d = heap->top;
-    if (size > SMI_CHUNK_BLOCK_MAX || tag > SAGEMEM_TAG_MAX || !smi_records_ready(d, tag)) return NULL;
+    if (size > SMI_CHUNK_BLOCK_MAX || tag > SAGEMEM_TAG_MAX) return NULL;
+    if (d->group[tag / SMI_GROUP] == NULL && !smi_records_ready(d, tag)) return NULL; /* whoever has it, those above have it, too */
     size_t units = smi_bump_units(size);
     if (d->chunk == NULL) {
         smi_mine.paying = &d->budget;
@@ -7002,11 +7009,23 @@ SMI_INLINE bool smi_free_slab(smi_page *page, void *block) {
     return true;
 }
 
+/* A slab block of another thread's heap; false: the long way, which finds out what it is. */
+SMI_INLINE bool smi_free_others(smi_page *page, void *block) {
+    uintptr_t owner = SMI_LOAD(&page->owner);
+    if (owner == 0 || owner == smi_self() || smi_slab_index(page, block) < 0 || smi_cell_proves(page, (smi_cell *)block))
+        return false;
+    smi_remote_slab(page, (smi_cell *)block);
+    return true;
+}
+
 /* Apart, so that the short path has no registers to save for it. */
 SMI_NOINLINE void smi_free_else(void *block, smi_site site, const char *call) {
     smi_page *page = smi_lookup(block);
     if (page != NULL && page->kind == SMI_CHUNK && smi_free_bump(page, block)) return;
-    if (page != NULL && page->kind == SMI_SLAB && smi_free_slab(page, block)) return; /* another page had its place in the cache */
+    if (page != NULL && page->kind == SMI_SLAB) {
+        if (smi_free_slab(page, block)) return; /* another page had its place in the cache */
+        if (smi_free_others(page, block)) return;
+    }
     smi_free_slow(block, site, call);
 }
 SMI_NOINLINE void smi_free_plain(void *block) { smi_free_else(block, smi_nowhere, "sagemem_free"); }
