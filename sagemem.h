@@ -6408,7 +6408,8 @@ static sagemem_status smi_resolve_or_fault(const void *p, smi_ref *ref, const ch
 static void smi_pending_set(smi_domain *heap) {
     SMI_STORE_RELEASE(&heap->pending, 1); /* who sees it sees the list, too */
     uintptr_t quick = SMI_LOAD(&heap->quick);
-    if ((quick & SMI_FRESH) != 0) (void)SMI_CAS(&heap->quick, &quick, (uintptr_t)0);
+    while ((quick & SMI_FRESH) != 0 && !SMI_CAS(&heap->quick, &quick, (uintptr_t)0)) { /* it may fail for no reason */
+    }
 }
 
 static void smi_remote_slab(smi_page *page, smi_cell *cell) {
