@@ -4723,6 +4723,7 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
     smi_lock_take(&smi_stats_lock);
     for (smi_domain *a = heap->exact ? heap->parent : heap; a != NULL; a = a->parent)
         if (!a->exact) smi_account_settle(a);
+    SMI_STORE(&heap->event_bytes, (size_t)0); /* before the walk: the owner may allocate meanwhile, and that counts for the next */
     heap->exact_seen = 0;
     for (uint32_t t = 0; t < SMI_LOAD(&heap->groups_end) * SMI_GROUP; t++) {
         sagemem_tag tag = (sagemem_tag)t;
@@ -4739,7 +4740,6 @@ static void smi_publish(smi_domain *heap, bool at_peak) {
         }
         smi_publish_tag(heap, tag, r, now.bytes, now.blocks);
     }
-    SMI_STORE(&heap->event_bytes, (size_t)0);
     if (++heap->looks == 0) heap->looks = 1;
     smi_lock_give(&smi_stats_lock);
 }
