@@ -7841,7 +7841,6 @@ static void smi_heap_clear(smi_domain *h) {
     memset(h->lists, 0, sizeof h->lists);
     h->list_map[0] = h->list_map[1] = 0;
     if (h->rare != NULL) memset(h->rare, 0, SMI_RARE * sizeof *h->rare);
-    h->salt = (h->salt ^ ++h->scopes_begun) * SMI_MIX; /* what was in the heap is no block of it any more */
     h->quarantine_first = h->quarantine_last = NULL;
     h->quarantine_bytes = h->empty_bytes = h->chunk_bytes = h->slab_bytes = 0;
     SMI_STORE(&h->header_bytes, 0);
