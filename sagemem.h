@@ -87,12 +87,15 @@
  *     blocks above 256 KiB                           pages of their own; above 16 MiB their own mapping, grown by mremap
  *     held by a heap with one small block            16 KiB; with one block in each of 100 tags 16 KiB
  *     5,000 blocks of 16 to 1024 bytes in 8 tags     held is 1.09 of used
- *     structure of a heap                            8 KiB; of a page 200 bytes; of 16 tags 2 KiB in each heap and scope;
+ *     structure of a heap                            8 KiB; of a page 256 bytes; of 16 tags 4 KiB in each heap and scope;
+ *                                                    of a tag with slab pages 4 KiB in each heap;
  *                                                    what a heap remembers of its scopes 4 KiB
- *     the page map                                   8 bytes for 16 KiB of pages in use (0.05 %), not counted as held
+ *     the page map and its cache                     16 bytes for 16 KiB of pages in use (0.1 %), not counted as held;
+ *                                                    4 MiB of the program's zeroed data are set aside for the cache
  *     largest block                                  half of the address space
  *     tags 4095, names of 63 bytes, heaps and scopes without limit
- *     a freed block is found by                      two loads and a comparison, for any pointer at all
+ *     a freed block is found by                      one load from the cache, where 8 GiB of addresses have room; else two
+ *                                                    and a comparison; for any pointer at all
  *     time                                           of allocation and free: constant, but when a page changes hands;
  *                                                    of scope end and heap destruction: pages and tags, not blocks;
  *                                                    of statistics: pages and tags; of a snapshot the same, 30 to 70 ns
@@ -137,9 +140,9 @@
  *
  *     No option changes a structure, a signature or an enumerator. A function that was left out is a link error that
  *     names it: pool and recycler are >>pool; columns >>array; write, read and whatever has writer, reader, stream or
- *     index in its name >>io (sagemem_index_slice: and >>slice). Mixed versions in one program do not link (sagemem_version_0_1). Whatever only tunes is a field of a _desc. C11
- *     or C++11 for the implementation, C99 or C++11 for the declarations; gcc or clang. With a strict -std=c11 include this
- *     header before system headers, or an #error says so.
+ *     index in its name >>io (sagemem_index_slice: and >>slice). Mixed versions in one program do not link
+ *     (sagemem_version_0_1). Whatever only tunes is a field of a _desc. C11 or C++11 for the implementation, C99 or C++11 for
+ *     the declarations; gcc or clang. With a strict -std=c11 include this header before system headers, or an #error says so.
  *
  * OBJECTS
  *
@@ -431,12 +434,12 @@
  *
  *     Present counts are exact whenever nobody is allocating or freeing. The sum over tags is the heap's total, the
  *     sum over heaps is the process's. The composition of a peak adds up to the peak.
- *     Peaks of scopes and of SAGEMEM_HEAP_CHECKED, _SITES and _SYSTEM heaps are exact. Those of ordinary heaps, of heaps with
- *     children and of the process are looked at when 1/32 of what is held and 256 KiB more has been allocated, when a scope
- *     ends or the heap around it grows, and whenever statistics are read; a block with pages of its own is told at once. So
- *     an ordinary heap's peak is at most the true one and short of it by at most held_peak / 32 and 256 KiB, plus one page
- *     (16 to 64 KiB) for each (tag, size class) with slab pages, plus one chunk. A parent's or the process's is the sum of
- *     what its heaps last showed: it may be off by the sum of their bounds.
+ *     Peaks of scopes and of SAGEMEM_HEAP_CHECKED, _SITES and _SYSTEM heaps are exact. Those of ordinary heaps, of heaps
+ *     with children and of the process are looked at when 1/32 of what is held and 256 KiB more has been allocated or has
+ *     gone, when a scope ends or the heap around it grows, and whenever statistics are read. So an ordinary heap's peak is
+ *     at most the true one and short of it by at most held_peak / 32 and 256 KiB, plus one page (16 to 64 KiB) for each
+ *     (tag, size class) with slab pages, plus one chunk. A parent's or the process's is the sum of what its heaps last
+ *     showed: it may be off by the sum of their bounds.
  *
  * THREADS, FORK, SIGNALS
  *
@@ -810,7 +813,8 @@ typedef struct sagemem_heap_desc {
     uint64_t limit;       /* bytes held [no limit of its own] */
     const sagemem_source *source; /* where pages come from [the system]; the struct is copied, what ctx points to is not */
     uint32_t flags;               /* SAGEMEM_HEAP_* */
-    uint32_t purge_delay_ms;      /* unused pages go back to the system after this [1000], when a page is next taken or freed;
+    uint32_t purge_delay_ms;      /* unused pages go back to the system after this [1000], when a page is next taken or freed
+                                     (mappings above 16 MiB, and those of a source, at once, or after the scope);
                                      SAGEMEM_PURGE_NEVER: by sagemem_trim alone; SAGEMEM_PURGE_NOW: with the free, but not
                                      inside sagemem_scope_end: then with the next page */
 } sagemem_heap_desc;
@@ -1011,7 +1015,8 @@ SAGEMEM_API sagemem_status sagemem_pressure_watch(double warning_percent, double
 
 /* Gives unused pages back to the system: those in the process-wide cache and those kept by the calling thread's
  * heaps; other heaps do it at their next slow path. Returns the bytes given back. Threads: any. Blocks stay where they are: a
- * page goes when none is left in it. Of freed blocks above 8 KiB the inside goes at once, but is held further, for the heap. */
+ * page goes when none is left in it. Of freed blocks above two pages of the system (8 KiB) the inside goes at once, but is held
+ * further, for the heap. */
 SAGEMEM_API uint64_t sagemem_trim(void);
 
 /* ==========================================================================
@@ -1936,7 +1941,7 @@ static const char *(*const sagemem_version_wanted)(void)__attribute__((__used__)
 typedef uint64_t smi_u64 __attribute__((aligned(8)));
 
 /* Relaxed: counters that one thread writes and others read; no other memory is implied by their value.
- * smi_add is not a read-modify-write: only the one writer may use it. */
+ * SMI_ADD and SMI_SUB are no read-modify-writes: only the one writer may use them. */
 #define SMI_LOAD(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define SMI_STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define SMI_ADD(p, v) SMI_STORE((p), SMI_LOAD(p) + (v))
@@ -3443,8 +3448,8 @@ typedef struct smi_page {
     smi_cell *cells;     /* slab: free blocks */
     uintptr_t key;       /* slab: see smi_cell; odd */
     char *start;         /* slab: first block; chunk: first byte; huge: the block */
-    uint64_t inverse;    /* slab: just above 2^64 / block_size, see smi_slab_index; */
-    uint64_t bound;      /* (offset of a block handed out or threaded so far) * inverse is below this */
+    uint64_t inverse;    /* slab: just above 2^64 / block_size, see smi_slab_place; */
+    uint64_t bound;      /* the place of a block handed out or threaded so far is below this */
     uint32_t total;      /* slab: blocks ever handed out, less `folded` */
     uint32_t freed;      /* slab: of these, given back by the owner; total - freed - remote count are in use */
     uint32_t trigger;    /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
@@ -3596,8 +3601,9 @@ struct sagemem_heap {
     smi_u64 huge_page_bytes;
     uint32_t page_count;
     uint32_t looks;     /* how often smi_publish has looked; not 0 then */
-    size_t event_bytes; /* since the last look: what slab pages could give when they became current, blocks that filled holes of
-                         * chunks, pages that went */
+    size_t event_bytes; /* since the last look: what may have been allocated (the room of slab pages that became current, blocks in
+                         * chunks, chunks, huge blocks) or has gone (pages, large blocks). Only the owner adds, any thread's look
+                         * sets it to 0: then a race costs one look too many */
     smi_u64 scopes;     /* open */
     uint64_t scopes_begun;
     size_t scope_bytes;                  /* of chunks, that the last one used */
@@ -3769,7 +3775,8 @@ enum { SMI_ROOT = 2 };
 static smi_page **smi_map_root[SMI_ROOT];
 
 /* A direct-mapped cache of the map for the short paths: one load, no branch. Its entries are distances from its own start,
- * where a page lies that nobody owns: so zero is a page, too. Who uses it must make sure that the block lies in the page. */
+ * where a page lies that nobody owns: so zero is a page, too. It may be the wrong page, for addresses 8 GiB apart share an entry:
+ * who uses it makes sure that the block lies in the page, as smi_slab_place tells. */
 enum { SMI_NEAR = 1 << 19, SMI_NEAR_SCALE = sizeof(uintptr_t) == 8 ? 3 : 2 }; /* entries: for 8 GiB of addresses */
 static struct smi_near {
     smi_page nobody;
@@ -4560,8 +4567,8 @@ static void smi_settle(smi_domain *d) {
     }
     SMI_STORE_RELEASE(&d->sum, SMI_LOAD(&d->sum) + sum);
 }
-/* Something of the scope is freed: from now on every block is counted at once. */
 static void smi_heap_quick(smi_domain *h);
+/* Something of the scope is freed: from now on every block is counted at once. */
 SMI_NOINLINE void smi_fresh_end(smi_domain *d) {
     smi_settle(d);
     SMI_STORE(&d->fresh, false);
@@ -4657,7 +4664,7 @@ SMI_INLINE void smi_record_sum(const smi_record *r, const smi_u64 *fresh, smi_su
     }
 }
 
-/* What a tag has in one domain, in its open scopes not. Under the heap's lock. */
+/* What a tag has in one domain alone, without its open scopes. Under the heap's lock. */
 static void smi_own_sum(const smi_domain *d, sagemem_tag tag, smi_sums *s) {
     const smi_group *group = SMI_LOAD_ACQUIRE(&d->group[tag / SMI_GROUP]);
     if (group == NULL) return;
@@ -4677,7 +4684,7 @@ static uint64_t smi_peak_of(const smi_domain *d) {
     return sum > peak ? sum : peak;
 }
 
-/* -- Peaks of ordinary heaps, of heaps with children and of the process: seen when pages change hands. -------- */
+/* -- Peaks of ordinary heaps, of heaps with children and of the process: seen when there is a look at them. ---- */
 
 /* An account's peak is settled before anything in it changes. Under smi_stats_lock. */
 static void smi_account_settle(smi_domain *a) {
@@ -4756,7 +4763,7 @@ static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
     }
 }
 
-/* Looking costs a walk of the pages, so it is done when so much may have been allocated, or fallen, since the last look
+/* Looking costs a walk of the pages, so it is done when so much may have been allocated, or have gone, since the last look
  * that the peak could otherwise be off by more than the manual says. */
 SMI_INLINE bool smi_event_due(const smi_domain *heap) {
     return SMI_LOAD(&heap->event_bytes) > SMI_LOAD(&heap->budget.held) / 32 + SMI_LOOK_LEAST;
@@ -4813,7 +4820,7 @@ static void smi_event_huge(smi_domain *heap, smi_page *page, bool comes) {
     smi_lock_give(&smi_stats_lock);
 }
 
-/* As smi_event, without the lock. */
+/* The same without the lock, which is taken for a look only. Owner. */
 static void smi_event_alone(smi_domain *heap, size_t bytes) {
     SMI_ADD(&heap->event_bytes, bytes);
     if (SMI_LIKELY(!smi_event_due(heap))) return;
@@ -5138,7 +5145,8 @@ static void smi_page_unlink(smi_domain *d, smi_page **list, smi_page *page) {
     d->base->page_count--;
 }
 
-/* Chunks grow with what there is: a scope doubles up from 64 KiB, a heap adds an eighth from 16 KiB up. */
+/* Chunks grow with what there is: a scope doubles up from 64 KiB, or begins with what the last one used, a heap adds an
+ * eighth from 16 KiB up. */
 static size_t smi_chunk_next_bytes(const smi_domain *d, size_t need) {
     size_t bytes = d->bump ? d->chunk_bytes : d->chunk_bytes / 8;
     size_t least = d->bump ? 4 * (size_t)SMI_GRANULE : (size_t)SMI_GRANULE;
@@ -5442,8 +5450,9 @@ static void smi_cell_push_quiet(smi_page *page, smi_cell *cell) {
 }
 
 /* offset * inverse, modulo 2^64. Of the i-th block that is i * (inverse * block_size - 2^64): with an inverse above
- * 2^64 / block_size, but not by more than 1, at least 16 i and at most block_size * i; from any other address of the
- * page's span it is far more (the divisibility test of Lemire, Kaser, Kurz 2019, and a range check, in one). */
+ * 2^64 / block_size, but not by more than 1, at least 16 i and at most block_size * i. From any other address of 48 bits, in
+ * this page or not, it is above that of the last block: so sagemem_free tells foreign pointers, and a wrong page of the cache
+ * (the divisibility test of Lemire, Kaser, Kurz 2019, and a range check, in one). */
 SMI_INLINE uint64_t smi_slab_place(const smi_page *page, const void *at) {
     return (uint64_t)(int64_t)((intptr_t)at - (intptr_t)page->start) * page->inverse;
 }
@@ -5635,7 +5644,7 @@ static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_
         page->state = SMI_SLAB_FULL;
         page->trigger = page->freed + page->capacity / 8u + 1u;
     }
-    if (next->freed >= SMI_FOLD_AT / 2) smi_slab_fold(d, next);
+    if (next->freed >= SMI_FOLD_AT / 2) smi_slab_fold(d, next); /* the trigger of a current page lies ahead of `freed` */
     next->trigger = SMI_FOLD_AT;
     next->state = SMI_SLAB_CURRENT;
     smi_event_alone(d, (size_t)(next->capacity - (next->total - next->freed)) * next->block_size);
@@ -5757,7 +5766,7 @@ static void smi_huge_dress(const smi_domain *d, smi_page *page, size_t size) {
     smi_fill_quiet(page->start + size, SMI_FILL_ZONE, page->bytes - size - (size_t)(page->start - page->base));
 }
 
-/* What comes of a huge block, after it was counted, or goes, before or after. Under the heap's lock. */
+/* A huge block comes, and is counted already; or it goes, whether that is counted yet or not. Under the heap's lock. */
 static void smi_huge_event(smi_domain *d, smi_page *page, bool comes) {
     if (d == d->base) smi_event_huge(d, page, comes);
     else smi_event(d->base, page->bytes);
@@ -8167,7 +8176,7 @@ static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) 
     return block;
 }
 
-/* As smi_alloc_else, with less to carry along. */
+/* As smi_alloc_else, with less to carry along, and for the calls that are made most: exhausted pages are replaced here, too. */
 SMI_NOINLINE void *smi_alloc_plain(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     void *block = smi_alloc_first(heap, size, tag);
     if (block == NULL) block = smi_alloc_larger(heap, size, tag);
@@ -8630,7 +8639,8 @@ static void smi_refresh(smi_domain *h) {
     smi_lock_give(&h->lock);
 }
 
-/* Blocks that have a header, those of the scopes inside among them where the domain counts these. */
+/* Blocks that are counted one by one: all but those in slab pages. Those of the scopes inside are among them where the domain
+ * counts these, and so are huge ones: smi_headers takes both off. */
 static uint64_t smi_headered(const smi_domain *d) {
     uint64_t blocks = 0;
     for (uint32_t g = 0; g < SMI_LOAD(&d->groups_end); g++)
@@ -8640,7 +8650,8 @@ static uint64_t smi_headered(const smi_domain *d) {
     return blocks;
 }
 
-/* Bytes around the blocks of a domain. In a plain one only those in chunks have any: a word each. Under its heap's lock. */
+/* Bytes around the blocks of a domain, whose smi_headered is given: a snapshot has it from its own walk. In a plain domain only
+ * blocks in chunks have any: a word each. Under its heap's lock. */
 static uint64_t smi_headers(const smi_domain *d, uint64_t headered) {
     if (d->pre != 0 || (d->flags & SAGEMEM_HEAP_SYSTEM) != 0) return SMI_LOAD(&d->header_bytes);
     uint64_t others = 0;
