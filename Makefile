@@ -122,7 +122,7 @@ bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory
 	@echo 'Figures are in $(BUILD)/bench/default.json, keep.json and growth.json, plots beside them.'
 
 format: ## formats the changed C files (needs clang-format)
-	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' ':!:sagemem.h' | \
+	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' | \
 	  while read -r file; do clang-format -i "$$file" || exit 1; echo "$$file"; done
 
 speed: $(BUILD)/speed ## measures streams against a loop over a mapped file and getline (1 GB in the build directory)

@@ -5,8 +5,8 @@
  * Every run has a process of its own, and the sides take turns at each size; a point is the median. Sizes whose turn takes more
  * than two seconds have one; a side that takes more than four for a run is not asked for more. A curve's exponent is the slope
  * of its last decade, in logarithms: 0 is flat, 1 grows with the size. What no side can help (caches, the kernel's page
- * tables) raises all of them; where there is no peer, a linked list is walked beside. BENCH_QUICK, BENCH_ONLY: bench.h; BENCH_REPEAT: turns [3]; BENCH_FULL=1: up to half of the
- * machine's memory, else to 4 GiB.
+ * tables) raises all of them; where there is no peer, a linked list is walked beside. BENCH_QUICK, BENCH_ONLY: bench.h;
+ * BENCH_REPEAT: turns [3]; BENCH_FULL=1: up to half of the machine's memory, else to half of it or 4 GiB, whichever is less.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
