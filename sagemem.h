@@ -435,9 +435,9 @@
  *     Present counts are exact whenever nobody is allocating or freeing. The sum over tags is the heap's total, the
  *     sum over heaps is the process's. The composition of a peak adds up to the peak.
  *     Peaks of scopes and of SAGEMEM_HEAP_CHECKED, _SITES and _SYSTEM heaps are exact. Those of ordinary heaps, of heaps
- *     with children and of the process are looked at when 1/32 of what is held and 256 KiB more has been allocated or has
- *     gone, when a scope ends or the heap around it grows, and whenever statistics are read. So an ordinary heap's peak is
- *     at most the true one and short of it by at most held_peak / 32 and 256 KiB, plus one page (16 to 64 KiB) for each
+ *     with children and of the process are looked at when 1/32 of what is held and 1/8 more, but not above 256 KiB, has been
+ *     allocated or has gone, when a scope ends or the heap around it grows, and whenever statistics are read. So an ordinary
+ *     heap's peak is at most the true one and short of it by at most that, plus one page (16 to 64 KiB) for each
  *     (tag, size class) with slab pages, plus one chunk. A parent's or the process's is the sum of what its heaps last
  *     showed: it may be off by the sum of their bounds.
  *
@@ -507,6 +507,8 @@
  *       it: compilers see the size in the call; resize with sagemem_realloc before using more.
  *     gcc warns that static functions are never defined: SAGEMEM_STATIC with layers left out; -Wno-unused-function there.
  *     A crash in a source's map_fn, or a deadlock: it is called with a lock held and must not call sagemem.
+ *     free() or realloc() of the C library got a block of sagemem_alloc: it may say nothing and damage its own lists; only
+ *       sagemem_free and sagemem_realloc know these blocks. Valgrind and AddressSanitizer name it at once.
  *     Memory does not fall after everything was freed: it is kept for later (see VITAL STATISTICS); sagemem_trim(), or
  *       purge_delay_ms = SAGEMEM_PURGE_NOW in the heap's desc.
  *     A limit is met although less is used: limits count pages. Many small limits of a few pages waste: limit a parent.
@@ -3418,7 +3420,7 @@ enum {
     SMI_SPAN_MAX = 1 << 24,        /* spans above are mappings of their own, grown with mremap */
     SMI_MAP_WHOLE = 1 << 20,       /* of a huge block above, the page map has the start only */
     SMI_KEEP_MAX = 1 << 20,        /* bytes of empty pages a heap keeps, and of spare chunks */
-    SMI_LOOK_LEAST = 1 << 18,      /* bytes allocated before peaks are looked at, see smi_event_due */
+    SMI_LOOK_MOST = 1 << 18,       /* bytes that may be allocated between two looks at peaks, see smi_event_due */
     SMI_TAGS = SAGEMEM_TAG_MAX + 1,
     SMI_GROUP = 16, /* records are made for this many neighbouring tags at once */
     SMI_GROUPS = SMI_TAGS / SMI_GROUP,
@@ -4766,7 +4768,8 @@ static void smi_publish_end(smi_domain *heap, const smi_domain *scope) {
 /* Looking costs a walk of the pages, so it is done when so much may have been allocated, or have gone, since the last look
  * that the peak could otherwise be off by more than the manual says. */
 SMI_INLINE bool smi_event_due(const smi_domain *heap) {
-    return SMI_LOAD(&heap->event_bytes) > SMI_LOAD(&heap->budget.held) / 32 + SMI_LOOK_LEAST;
+    uint64_t held = SMI_LOAD(&heap->budget.held), few = held / 8; /* a small heap's walk is short */
+    return SMI_LOAD(&heap->event_bytes) > held / 32 + (few < SMI_LOOK_MOST ? few : (uint64_t)SMI_LOOK_MOST);
 }
 
 /* The heap itself is about to grow while a scope is open: what the scope's peak was beside is told now, for afterwards
@@ -6415,8 +6418,9 @@ static sagemem_status smi_resolve_or_fault(const void *p, smi_ref *ref, const ch
 
 /* Scopes look at once, so that their peaks are exact: their first short path is shut until they have. */
 static void smi_pending_set(smi_domain *heap) {
-    SMI_STORE_RELEASE(&heap->pending, 1); /* who sees it sees the list, too */
-    uintptr_t quick = SMI_LOAD(&heap->quick);
+    /* In one order with smi_collect: either it sees the list, or this sees that the path is open. */
+    (void)__atomic_exchange_n(&heap->pending, 1, __ATOMIC_SEQ_CST);
+    uintptr_t quick = __atomic_load_n(&heap->quick, __ATOMIC_SEQ_CST);
     while ((quick & SMI_FRESH) != 0 && !SMI_CAS(&heap->quick, &quick, (uintptr_t)0)) { /* it may fail for no reason */
     }
 }
@@ -6441,14 +6445,14 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
     smi_domain *heap = page->domain;
     smi_page *first = SMI_LOAD(&heap->remote_pages);
     do page->remote_next = first;
-    while (!SMI_CAS(&heap->remote_pages, &first, page));
+    while (!__atomic_compare_exchange_n(&heap->remote_pages, &first, page, true, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
     smi_pending_set(heap);
 }
 
 static void smi_remote_block(smi_domain *heap, void *block) {
     void *first = SMI_LOAD(&heap->remote_blocks);
     do smi_link_put(heap->salt, (char *)block, (const char *)first);
-    while (!SMI_CAS(&heap->remote_blocks, &first, block));
+    while (!__atomic_compare_exchange_n(&heap->remote_blocks, &first, block, true, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
     smi_pending_set(heap);
 }
 
@@ -6511,17 +6515,19 @@ static void smi_collect_page(smi_domain *heap, smi_page *page) {
 static void smi_collect(smi_domain *heap) {
     /* First, so that whoever adds to a list from now on is not overlooked; what was added before is seen below. */
     if (SMI_LOAD(&heap->pending)) {
-        (void)__atomic_exchange_n(&heap->pending, 0, __ATOMIC_ACQUIRE);
+        (void)__atomic_exchange_n(&heap->pending, 0, __ATOMIC_SEQ_CST);
         smi_heap_quick(heap); /* see smi_pending_set */
+        __atomic_store_n(&heap->quick, SMI_LOAD(&heap->quick), __ATOMIC_SEQ_CST);
     }
-    smi_page *page =
-        SMI_LOAD(&heap->remote_pages) != NULL ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL) : NULL;
+    smi_page *page = __atomic_load_n(&heap->remote_pages, __ATOMIC_SEQ_CST) != NULL
+                         ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL)
+                         : NULL;
     while (page != NULL) {
         smi_page *next = page->remote_next; /* read before the page's list is taken: then it may be entered again */
         smi_collect_page(heap, page);
         page = next;
     }
-    char *block = SMI_LOAD(&heap->remote_blocks) != NULL
+    char *block = __atomic_load_n(&heap->remote_blocks, __ATOMIC_SEQ_CST) != NULL
                       ? (char *)__atomic_exchange_n(&heap->remote_blocks, (void *)NULL, __ATOMIC_ACQ_REL)
                       : NULL;
     while (block != NULL) {
@@ -6916,11 +6922,36 @@ SMI_INLINE void *smi_alloc_bump(sagemem_heap *heap, size_t size, sagemem_tag tag
     return header + 8;
 }
 
-/* Apart, so that the first short path has no registers to save for it. */
-SMI_NOINLINE void *smi_alloc_else(sagemem_heap *heap, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
+/* The class's current page is exhausted: the next one. NULL: the long way, which tries again and says what is wrong. */
+static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick)) || size > SMI_SMALL_MAX || tag >= heap->bins_count) return NULL;
+    unsigned class_index = smi_class_of(size);
+    smi_bins *bins = heap->bins[tag];
+    if (bins->pages[class_index] == 0) return NULL; /* it may not have earned any */
+    if (smi_pending(heap)) smi_collect(heap);
+    if (bins->current[class_index]->cells == &smi_no_cell) {
+        smi_mine.paying = &heap->budget;
+        smi_page *page = smi_slab_refill(heap, tag, class_index, "sagemem_alloc");
+        smi_mine.paying = NULL;
+        if (page == NULL) return NULL;
+    }
+    void *block = smi_alloc_class(heap, class_index, tag);
+    smi_pressure_look();
+    return block;
+}
+
+/* All short paths but the first. NULL: the long way. */
+SMI_INLINE void *smi_alloc_short(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     void *block = smi_alloc_first(heap, size, tag);
     if (block == NULL) block = smi_alloc_larger(heap, size, tag);
-    if (block == NULL) block = smi_alloc_bump(heap, size, tag);
+    if (block == NULL) block = smi_alloc_refill(heap, size, tag);
+    return block != NULL ? block : smi_alloc_bump(heap, size, tag);
+}
+
+/* Apart, so that the first short path has no registers to save for it. */
+SMI_NOINLINE void *smi_alloc_else(sagemem_heap *heap, size_t size, sagemem_tag tag, smi_site site, bool zero, const char *call) {
+    void *block = smi_alloc_short(heap, size, tag);
     if (SMI_UNLIKELY(block == NULL)) return smi_alloc_slow(heap, NULL, 16, size, tag, site, zero, call);
     if (zero) memset(block, 0, size);
     return block;
@@ -6981,7 +7012,7 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
         if (shared) smi_use_end(heap);
         bool damaged = status == SAGEMEM_E_CORRUPT;
         if (site.file != NULL)
-            smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s (freed at %s:%d)", text, site.file,
+            smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s (this call: %s:%d)", text, site.file,
                       site.line);
         else smi_fault(damaged ? SAGEMEM_CORRUPTION : SAGEMEM_MISUSE, status, call, "%s", text);
         return;
@@ -7389,7 +7420,8 @@ static void smi_domain_dispose(smi_domain *d);
 /* To be called when what it depends on has changed. */
 static void smi_heap_quick(smi_domain *h) {
     uintptr_t owner = h->fast ? SMI_LOAD(&h->owner) : 0;
-    SMI_STORE(&h->quick, h->top == h ? owner : h->top->fresh && owner != 0 ? owner | SMI_FRESH : 0);
+    bool fresh = owner != 0 && h->top->fresh && !SMI_LOAD(&h->pending); /* else it looks first: see smi_pending_set */
+    SMI_STORE(&h->quick, h->top == h ? owner : fresh ? owner | SMI_FRESH : 0);
     for (smi_domain *scope = h->top; scope != h; scope = scope->outer)
         SMI_STORE(&scope->quick_bump, scope->chain == NULL ? owner : 0);
 }
@@ -8157,31 +8189,9 @@ static size_t smi_domain_check(smi_domain *d, const char *call) {
 
 /* -- The calls for blocks ---------------------------------------------------------------------------------------- */
 
-/* The class's current page is exhausted: the next one. NULL: the long way, which tries again and says what is wrong. */
-static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    if (heap == NULL) heap = smi_mine.heap;
-    if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick)) || size > SMI_SMALL_MAX || tag >= heap->bins_count) return NULL;
-    unsigned class_index = smi_class_of(size);
-    smi_bins *bins = heap->bins[tag];
-    if (bins->pages[class_index] == 0) return NULL; /* it may not have earned any */
-    if (smi_pending(heap)) smi_collect(heap);
-    if (bins->current[class_index]->cells == &smi_no_cell) {
-        smi_mine.paying = &heap->budget;
-        smi_page *page = smi_slab_refill(heap, tag, class_index, "sagemem_alloc");
-        smi_mine.paying = NULL;
-        if (page == NULL) return NULL;
-    }
-    void *block = smi_alloc_class(heap, class_index, tag);
-    smi_pressure_look();
-    return block;
-}
-
 /* As smi_alloc_else, with less to carry along, and for the calls that are made most: exhausted pages are replaced here, too. */
 SMI_NOINLINE void *smi_alloc_plain(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    void *block = smi_alloc_first(heap, size, tag);
-    if (block == NULL) block = smi_alloc_larger(heap, size, tag);
-    if (block == NULL) block = smi_alloc_refill(heap, size, tag);
-    if (block == NULL) block = smi_alloc_bump(heap, size, tag);
+    void *block = smi_alloc_short(heap, size, tag);
     return SMI_LIKELY(block != NULL) ? block : smi_alloc_slow(heap, NULL, 16, size, tag, smi_nowhere, false, "sagemem_alloc");
 }
 

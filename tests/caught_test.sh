@@ -95,7 +95,7 @@ dies "misuse: sagemem_free: $block was freed twice by other threads" double_free
 for kind in chunk large; do double_free ordinary $kind elsewhere_scribbled; done
 # Where the first free was made, in a checked heap.
 expect checked chunk
-dies "misuse: sagemem_free: $block was freed already, at [^ ]*double_free\.c:[0-9]+ \(freed at [^ ]*double_free\.c:[0-9]+\)" \
+dies "misuse: sagemem_free: $block was freed already, at [^ ]*double_free\.c:[0-9]+ \(this call: [^ ]*double_free\.c:[0-9]+\)" \
     double_free checked chunk at_once
 
 # -- What is no block.

@@ -5,7 +5,8 @@
 set -u
 passed=0 failed=0
 dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT INT TERM
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
 CC=${CC:-cc} CXX=${CXX:-c++}
 flags="-O0 -Wall -Wextra -Werror -pthread"
 

@@ -42,7 +42,7 @@ passed) echo "  passed  $name (${took} s)" ;;
 skipped) echo "  SKIPPED $name: ${last#skipped: }" ;;
 failed)
     why="exit status $status"
-    [ $status -eq 124 ] && why="killed after $seconds s"
+    [ $status -eq 124 ] && why="killed after $seconds s; TEST_TIMEOUT=600 in the environment gives it more"
     [ $status -gt 128 ] && why="signal $((status - 128))"
     echo "  FAILED  $name ($why, ${took} s); the end of $log:"
     tail -n 60 "$log" | sed 's/^/    | /'
