@@ -9454,12 +9454,12 @@ struct sagemem_pool {
     char *next, *stop;         /* the run, in the section in use; stop == NULL: none */
     size_t stride;             /* bytes from place to place */
     uint64_t inverse;          /* 2^64 / stride, rounded up */
-    smi_pool_section *target;  /* of the shortest way of freeing; smi_pool_none while front is not full */
     uint64_t freed;            /* objects given back */
     uint64_t total;            /* objects handed out, and what is left of the run */
     smi_pool_hint *top, *end;  /* of front: the last in use, the last there is */
     smi_pool_section *section; /* in use: places come from here */
     smi_pool_section *last;    /* where a pointer was found last */
+    smi_pool_section *target;  /* of the shortest way of freeing; smi_pool_none while front is not full */
     uint64_t peak;             /* most objects at once */
     bool swift;                /* has short paths: no hook, nothing to fill, no tool that watches, and every free place a proof */
     bool proves;               /* free places begin with a proof */
@@ -10422,11 +10422,11 @@ SAGEMEM_API SMI_HOT void sagemem_pool_free(sagemem_pool *pool, void *object) {
     smi_pool_section *s = pool->target;
     size_t offset = (uintptr_t)object - (uintptr_t)s->start, index;
     if (SMI_LIKELY(offset < s->bytes && smi_pool_index(pool, offset, &index))) {
-        uint64_t *word = &smi_pool_map(s)[index / 64], bits = *word;
-        if (SMI_LIKELY(bits != 0 && (bits >> index % 64 & 1) == 0)) {
+        uint64_t *map = smi_pool_map(s), bits = map[index / 64], more = bits | (uint64_t)1 << index % 64;
+        if (SMI_LIKELY(more != bits && bits != 0)) {
             uint64_t proof = smi_pool_proof(pool, (char *)object);
             memcpy(object, &proof, sizeof proof);
-            *word = bits | (uint64_t)1 << index % 64;
+            map[index / 64] = more;
             pool->freed++;
             return;
         }
