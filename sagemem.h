@@ -3545,6 +3545,7 @@ typedef struct smi_object {
     const char *name;            /* in messages and reports; interned, or NULL */
     const char *file;            /* that it has open: reports list it; NULL: none. Under the heap's lock */
     smi_u64 mapped, buffered;    /* bytes of that file in memory, for reports */
+    uintptr_t quick;             /* the thread that may take its short paths: the heap's owner; 0: nobody. See smi_objects_shut */
     bool ending;                 /* in no list any more */
     bool busy;                   /* a function of the program's that it called is running: see smi_object_enter_alone */
 } smi_object;
@@ -7200,6 +7201,7 @@ static void smi_object_end(smi_object *o) {
         smi_lock_give(&d->base->lock);
     }
     o->ending = true;
+    o->quick = 0;
     o->kind->end_fn(o);
     o->domain = &smi_process;
     if (o->kind->check_fn != NULL) smi_object_retire(o);
@@ -7750,10 +7752,18 @@ static smi_domain *smi_heap_after(smi_domain *parent, smi_domain *h) {
     return h != parent ? h->sibling_next : NULL;
 }
 
+/* The heap's owner changes: nobody takes the short paths of its objects, till the new one has been let in. */
+static void smi_objects_shut(smi_domain *outermost) {
+    for (smi_domain *d = outermost; d != NULL; d = d->inner)
+        for (smi_object *o = d->objects; o != NULL; o = o->older) SMI_STORE(&o->quick, (uintptr_t)0);
+}
+
 /* The pages' own copy of the owner, for the short path of free. */
 static void smi_heap_set_owner(smi_domain *h, uintptr_t owner) {
     SMI_STORE_RELEASE(&h->owner, owner);
     smi_heap_quick(h);
+    smi_objects_shut(h);
+    for (smi_domain *d = h->left; d != NULL; d = d->sibling_next) smi_objects_shut(d);
     for (uint32_t g = 0; g < SMI_LOAD(&h->groups_end); g++)
         for (int i = 0; SMI_LOAD_ACQUIRE(&h->group[g]) != NULL && i < SMI_GROUP; i++)
             for (smi_page *page = SMI_LOAD_ACQUIRE(&h->group[g])->record[i].slabs; page != NULL; page = page->domain_next)
@@ -9398,10 +9408,16 @@ SAGEMEM_API sagemem_status sagemem_check_failures(sagemem_status (*run)(void *ct
  *     open_map   one bit a section: it may have free places; `lowest`: no section below has any
  *     table      [hash of address / window] -> section, one entry for each window that the section reaches into
  *     front      a few places freed lately, newest on top
+ *     run        free places in a row, from `next` on up to `stop`, whose bits are cleared all at once
  *
  * The maps are the truth: a place is handed out where its bit is set. `open` and `open_map` are set where a bit below is
  * set; they are cleared only when somebody looks there in vain. A place in `front` is free like any other; from the maps
  * places are taken only while `front` is empty, so that what is in it is never handed out by them.
+ *
+ * Two paths are shorter than the others. Allocating is, in a run: it is made when `front` is empty, and before anything but
+ * an allocation looks at the pool, what is left of it goes back to its map (smi_pool_fold): the maps are the truth again,
+ * and the peak, which is where a climb ends, is noted. Freeing is, into the section `target`, which there is while `front`
+ * is full. Allocations in a row and frees in a row take these; where both alternate, `front` serves both.
  *
  * Objects are handed out from the lowest free address of the section in use, then from the lowest section with any free
  * place: whatever the order of the frees was, what is allocated one after the other lies one after the other. Places from
@@ -9414,11 +9430,10 @@ enum {
     SMI_POOL_WORDS = 60, /* of a map: a section's structure is 1 KiB then, with two of them */
     SMI_POOL_PLACES = 64 * SMI_POOL_WORDS,
     SMI_POOL_HEAD = 64,                /* in front of the first place, at least: a line, so that objects of 64 bytes are lines */
-    SMI_POOL_OBJECT_MAX = 1 << 18,     /* bytes of an object; the arithmetic of smi_pool_index is exact up to 2^19 */
+    SMI_POOL_OBJECT_MAX = 1 << 18,     /* bytes of an object */
     SMI_POOL_BLOCK_MAX = 1 << 20,      /* bytes of a block that was not asked for by initial_count */
     SMI_POOL_PAGE = SMI_GRANULE - 256, /* bytes of a block that fits into a page with all that any heap puts around it */
     SMI_POOL_FRONT = 16,               /* a random walk of allocations and frees finds it empty once in 17 times */
-    SMI_POOL_INVERSE = 50,             /* bits behind the point of 1 / stride */
     SMI_POOL_SLOTS = 64                /* at first: 512 bytes */
 };
 
@@ -9456,22 +9471,24 @@ typedef struct smi_pool_loose {
 
 struct sagemem_pool {
     smi_object object;
-    const void *quick;         /* where the short paths are open, &smi_pool_kind: no hook, nothing to fill, no tool that watches */
-    sagemem_heap *heap;        /* its own */
+    uint64_t key;              /* of the proofs */
+    char *next, *stop;         /* the run, in the section in use; stop == NULL: none */
+    size_t stride;             /* bytes from place to place */
+    uint64_t inverse;          /* 2^64 / stride, rounded up */
+    uint64_t freed;            /* objects given back */
+    uint64_t total;            /* objects handed out, and what is left of the run */
     smi_pool_hint *top, *end;  /* of front: the last in use, the last there is */
     smi_pool_section *section; /* in use: places come from here */
     smi_pool_section *last;    /* where a pointer was found last */
-    uint64_t total, freed;     /* objects handed out, given back */
-    uint64_t inverse;          /* 2^50 / stride, rounded up */
-    size_t stride;
-    uint64_t key;         /* of the proofs */
-    bool proves;          /* free places begin with a proof */
-    bool checked, zero;   /* the heap's flags */
-    bool busy;            /* a hook is running */
-    bool growing;         /* a block is being asked for: reclaimers may be running */
-    uint8_t table_shift;  /* hash: the upper bits of a product; 64 - log2(slots) */
-    uint8_t window_shift; /* log2 of the bytes of a window: a quarter to half of a section */
-    uint64_t peak;        /* most objects at once */
+    smi_pool_section *target;  /* of the shortest way of freeing; smi_pool_none while front is not full */
+    uint64_t peak;             /* most objects at once */
+    bool swift;                /* has short paths: no hook, nothing to fill, no tool that watches, and every free place a proof */
+    bool proves;               /* free places begin with a proof */
+    bool checked, zero;        /* the heap's flags */
+    bool busy;                 /* a hook is running */
+    bool growing;              /* a block is being asked for: reclaimers may be running */
+    uint8_t table_shift;       /* hash: the upper bits of a product; 64 - log2(slots) */
+    uint8_t window_shift;      /* log2 of the bytes of a window: a quarter to half of a section */
     smi_pool_entry *table;
     smi_pool_hint front[SMI_POOL_FRONT + 1]; /* [0]: below the first */
     /* seldom needed */
@@ -9500,10 +9517,17 @@ static size_t smi_pool_section_size(size_t places) { return sizeof(smi_pool_sect
 static uint64_t smi_pool_live(const smi_pool_section *s, size_t w) { return ~(smi_pool_map(s)[w] | smi_pool_gone(s)[w]); }
 static unsigned smi_pool_first_bit(uint64_t bits) { return (unsigned)__builtin_ctzll((unsigned long long)bits); }
 
-/* What lies `offset` bytes behind the start of a section. The product is below 2^62, and the rounding of the inverse adds
- * less than 1 / stride to the quotient as long as places * stride^2 < 2^50 (Granlund, Montgomery 1994). */
-SMI_INLINE size_t smi_pool_index(const sagemem_pool *p, size_t offset) {
-    return (size_t)((uint64_t)offset * p->inverse >> SMI_POOL_INVERSE);
+/* Which place begins `offset` bytes behind the start of a section. False: that is inside of one. For the short paths: one product
+ * is the quotient and, as its fraction, whether there is a remainder (Lemire, Kaser, Kurz 2019); exact below 2^32. */
+SMI_INLINE bool smi_pool_index(const sagemem_pool *p, size_t offset, size_t *index) {
+#ifdef __SIZEOF_INT128__
+    __extension__ unsigned __int128 product = (unsigned __int128)p->inverse * offset;
+    *index = (size_t)(product >> 64);
+    return (uint64_t)product < p->inverse;
+#else
+    *index = offset / p->stride;
+    return *index * p->stride == offset;
+#endif
 }
 
 SMI_INLINE uint64_t smi_pool_proof(const sagemem_pool *p, const char *place) { return (uint64_t)(uintptr_t)place ^ p->key; }
@@ -9556,56 +9580,110 @@ SMI_INLINE smi_pool_section *smi_pool_find(sagemem_pool *p, const void *at, size
 
 /* -- The short paths: no hook, nothing to tell anybody ------------------------------------------------------------ */
 
+/* Objects in use: what is left of a run is not. */
+SMI_INLINE uint64_t smi_pool_objects(const sagemem_pool *p) { return p->total - p->freed; }
+
+/* Whenever objects were allocated. What is on top of front was live when front was last empty: a place that comes from there
+ * makes no new peak. */
+SMI_INLINE void smi_pool_count_peak(sagemem_pool *p) {
+    if (smi_pool_objects(p) > p->peak) p->peak = smi_pool_objects(p);
+}
+
+/* What is left of the run is free again, and the climb is over. */
+SMI_NOINLINE void smi_pool_fold_run(sagemem_pool *p) {
+    if (p->next != p->stop) {
+        size_t index = (size_t)(p->next - p->section->start) / p->stride, rest = (size_t)(p->stop - p->next) / p->stride;
+        smi_bits_set(smi_pool_map(p->section), index, rest);
+        p->total -= rest;
+    }
+    p->next = p->stop = NULL;
+    smi_pool_count_peak(p);
+}
+SMI_INLINE void smi_pool_fold(sagemem_pool *p) {
+    if (SMI_UNLIKELY(p->stop != NULL)) smi_pool_fold_run(p);
+}
+
+/* The next place of the run, which is not at its end. Its proof was not looked at. */
+SMI_INLINE char *smi_pool_step(sagemem_pool *p) {
+    char *place = p->next;
+    p->next = place + p->stride;
+    return place;
+}
+
 /* The place on top of front, which is not empty. Its proof was not looked at. */
 SMI_INLINE char *smi_pool_pop(sagemem_pool *p) {
     smi_pool_hint *top = p->top--;
     *top->word ^= top->mask;
+    p->target = &smi_pool_none;
     p->total++;
     return top->object;
 }
 
-/* The lowest free place of the section in use, when front is empty. NULL: not without a look around. */
-SMI_INLINE char *smi_pool_take(sagemem_pool *p, bool *used_before) {
+/* The lowest word with a free place of the section in use. NULL: not without a look around. */
+SMI_INLINE uint64_t *smi_pool_lowest(const sagemem_pool *p) {
     smi_pool_section *s = p->section;
     if (SMI_UNLIKELY(s->open == 0)) return NULL;
-    size_t w = smi_pool_first_bit(s->open);
-    uint64_t *word = &smi_pool_map(s)[w], bits = *word;
-    if (SMI_UNLIKELY(bits == 0)) return NULL;
-    size_t index = w * 64 + smi_pool_first_bit(bits);
-    *word = bits & (bits - 1);
+    uint64_t *word = &smi_pool_map(s)[smi_pool_first_bit(s->open)];
+    return SMI_LIKELY(*word != 0) ? word : NULL;
+}
+
+/* The lowest free place of the section in use and those in a row behind it that were in use before, as far as their word goes,
+ * are the run, when front is empty and there is none. False: there is no such place. */
+SMI_INLINE bool smi_pool_run(sagemem_pool *p) {
+    uint64_t *word = smi_pool_lowest(p);
+    if (SMI_UNLIKELY(word == NULL)) return false;
+    smi_pool_section *s = p->section;
+    uint64_t bits = *word, behind = bits + (bits & (0 - bits)); /* the lowest bits in a row, carried to the one behind them */
+    size_t first = (size_t)(word - smi_pool_map(s)) * 64, end = first + (behind != 0 ? smi_pool_first_bit(behind) : 64);
+    first += smi_pool_first_bit(bits);
+    if (SMI_UNLIKELY(end > s->fresh)) {
+        if (first >= s->fresh) return false;
+        end = s->fresh;
+        behind = UINT64_MAX << end % 64;
+    }
+    *word = bits & behind;
+    p->next = s->start + first * p->stride;
+    p->stop = s->start + end * p->stride;
+    p->total += end - first;
+    return true;
+}
+
+/* The lowest free place of the section in use, when front is empty and there is no run. NULL: not without a look around. */
+SMI_INLINE char *smi_pool_take(sagemem_pool *p, bool *used_before) {
+    uint64_t *word = smi_pool_lowest(p);
+    if (SMI_UNLIKELY(word == NULL)) return NULL;
+    smi_pool_section *s = p->section;
+    size_t index = (size_t)(word - smi_pool_map(s)) * 64 + smi_pool_first_bit(*word);
+    *word &= *word - 1;
     *used_before = index < s->fresh;
     if (!*used_before) s->fresh = (uint32_t)index + 1;
     p->total++;
     return s->start + index * p->stride;
 }
 
-/* The place of a live object is free. */
+/* The place of a live object is free. There is no run. */
 SMI_INLINE void smi_pool_give(sagemem_pool *p, smi_pool_section *s, size_t index, char *place) {
     size_t w = index / 64;
-    uint64_t *word = &smi_pool_map(s)[w], mask = (uint64_t)1 << (index % 64);
+    uint64_t *word = &smi_pool_map(s)[w], mask = (uint64_t)1 << (index % 64), bits = *word;
     if (p->proves) {
         uint64_t proof = smi_pool_proof(p, place);
         memcpy(place, &proof, sizeof proof);
     }
-    *word |= mask;
-    if (SMI_UNLIKELY((s->open >> w & 1) == 0)) smi_pool_open(p, s, w);
-    if (SMI_UNLIKELY(p->top == p->end)) return;
+    *word = bits | mask;
+    if (SMI_UNLIKELY(bits == 0)) smi_pool_open(p, s, w);
+    if (p->top == p->end) {
+        p->target = s;
+        return;
+    }
     smi_pool_hint *top = ++p->top;
     top->object = place;
     top->word = word;
     top->mask = mask;
 }
 
-/* To be called when an object was taken from the maps. What is on top of front was live when front was last empty: a place
- * that comes from there makes no new peak. */
-SMI_INLINE void smi_pool_count_peak(sagemem_pool *p) {
-    if (p->total - p->freed > p->peak) p->peak = p->total - p->freed;
-}
-
 /* Whether a free place that was in use before is as it was left. */
-SMI_INLINE bool smi_pool_proved(const sagemem_pool *p, const char *place) {
+SMI_INLINE bool smi_pool_intact(const sagemem_pool *p, const char *place) {
     uint64_t found;
-    if (!p->proves) return true;
     memcpy(&found, place, sizeof found);
     return SMI_LIKELY(found == smi_pool_proof(p, place));
 }
@@ -9622,7 +9700,7 @@ static size_t smi_pool_scan(const sagemem_pool *p, const char *place, bool live)
 /* Whether a place that is or was in use is damaged, and how. */
 static bool smi_pool_damaged(const sagemem_pool *p, const char *place, bool live, char *text, size_t size) {
     size_t at = p->checked ? smi_pool_scan(p, place, live) : p->stride;
-    if (at == p->stride && (live || smi_pool_proved(p, place))) return false;
+    if (at == p->stride && (live || !p->proves || smi_pool_intact(p, place))) return false;
     char where[32] = "at its start";
     if (p->checked) smi_text(where, sizeof where, "at byte %zu", at);
     smi_text(text, size, "object %p (%zu bytes) of pool '%s' (tag '%s') was written to %s%s", (const void *)place,
@@ -9637,10 +9715,12 @@ SMI_NOINLINE void smi_pool_lose(sagemem_pool *p, const char *place, const char *
     size_t offset;
     const smi_pool_section *s = smi_pool_find(p, place, &offset);
     SMI_ASSUME(s != NULL);
-    smi_bits_set(smi_pool_gone(s), smi_pool_index(p, offset), 1);
-    p->quick = NULL;
+    smi_bits_set(smi_pool_gone(s), offset / p->stride, 1);
+    p->swift = false;
+    p->object.quick = 0;
     p->total--;
     p->capacity--;
+    smi_pool_fold(p);
     smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, call, "%s; look for a pointer that is used after the free", why);
 }
 
@@ -9979,7 +10059,7 @@ static bool smi_pool_locate(sagemem_pool *p, const void *object, smi_pool_place 
                   smi_object_name(&p->object));
         return false;
     }
-    at->index = smi_pool_index(p, offset);
+    at->index = offset / p->stride;
     if (at->index * p->stride != offset) {
         smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, call,
                   "%p lies %zu bytes inside object %p of pool '%s'; only the start of an object can be used", object,
@@ -10010,7 +10090,8 @@ static char *smi_pool_find_place(sagemem_pool *p, const char *call) {
     char text[SMI_WHY + 120];
     bool used_before = true;
     char *place = NULL;
-    while (place == NULL) { /* whatever was done to find a place may have filled front */
+    while (place == NULL) { /* whatever was done to find a place may have filled front, or made a run */
+        smi_pool_fold(p);
         place = p->top > p->front ? smi_pool_pop(p) : smi_pool_take(p, &used_before);
         if (place == NULL && !smi_pool_seek(p) && !smi_pool_more(p, call)) return NULL;
     }
@@ -10062,6 +10143,13 @@ static void smi_pool_clean(sagemem_pool *p, void *object) {
     p->busy = false;
 }
 
+/* The map is the truth when it is looked at next, whatever was allocated meanwhile. */
+static bool smi_pool_visit_one(sagemem_pool *p, void *object, bool (*visit)(void *ctx, void *object), void *ctx) {
+    bool more = visit(ctx, object);
+    smi_pool_fold(p);
+    return more;
+}
+
 /* Calls visit for every live object in order, until it returns false. It may free what it is given, and allocate. */
 static void smi_pool_visit(sagemem_pool *p, bool (*visit)(void *ctx, void *object), void *ctx) {
     for (smi_pool_loose *l = p->oldest, *newer; l != NULL; l = newer) {
@@ -10072,7 +10160,7 @@ static void smi_pool_visit(sagemem_pool *p, bool (*visit)(void *ctx, void *objec
         smi_pool_section *s = p->sections[i];
         for (size_t w = 0; w < smi_pool_words(s); w++)
             for (uint64_t live = smi_pool_live(s, w); live != 0; live &= (live - 1) & smi_pool_live(s, w))
-                if (!visit(ctx, s->start + (w * 64 + smi_pool_first_bit(live)) * p->stride)) return;
+                if (!smi_pool_visit_one(p, s->start + (w * 64 + smi_pool_first_bit(live)) * p->stride, visit, ctx)) return;
     }
 }
 
@@ -10108,8 +10196,9 @@ static void smi_pool_check_section(const sagemem_pool *p, const smi_pool_section
 
 /* What lies loose in the heap, its own walker sees. */
 static size_t smi_pool_check(const smi_object *o, const char *call) {
-    const sagemem_pool *p = (const sagemem_pool *)o;
+    sagemem_pool *p = (sagemem_pool *)(uintptr_t)o;
     smi_check_ctx c = {call, 0};
+    smi_pool_fold(p);
     for (size_t i = 0; i < p->section_count && (p->checked || p->proves); i++) smi_pool_check_section(p, p->sections[i], &c);
     return c.damaged;
 }
@@ -10118,6 +10207,7 @@ static void smi_pool_end(smi_object *o) {
     const char *call = "sagemem_pool_destroy";
     sagemem_pool *p = (sagemem_pool *)o;
     bool empty;
+    smi_pool_fold(p);
     if (p->checked) smi_pool_check(o, call);
     smi_pool_clean_all(p, call);
     for (size_t first = 0, n; first < p->section_count; first += n) {
@@ -10127,14 +10217,16 @@ static void smi_pool_end(smi_object *o) {
     smi_meta_free(p->sections, smi_pool_list_size(p->section_room));
     if (p->table != smi_pool_untabled) smi_meta_free(p->table, smi_pool_table_slots(p) * sizeof *p->table);
     smi_meta_free(p->slots, p->slot_count * sizeof *p->slots);
-    p->quick = NULL; /* for a call on the pool that has ended */
 }
 
 static const smi_object_kind smi_pool_kind = {"pool", sizeof(sagemem_pool), smi_pool_end, smi_pool_check};
 
-/* The pool may be used now. True: a shared heap is locked. */
-static bool smi_pool_enter(const sagemem_pool *p, const char *call) {
-    if (!smi_object_enter(p, &smi_pool_kind, call)) return false;
+/* The pool may be used now, its maps are the truth, and its short paths are open if it has any. True: a shared heap is locked. */
+static bool smi_pool_enter(const sagemem_pool *pool, const char *call) {
+    if (!smi_object_enter(pool, &smi_pool_kind, call)) return false;
+    sagemem_pool *p = (sagemem_pool *)(uintptr_t)pool;
+    smi_pool_fold(p);
+    if (p->swift) SMI_STORE(&p->object.quick, SMI_LOAD(&p->desc.heap->owner)); /* no thread is SMI_ANY */
     if (!p->busy) return true;
     smi_object_leave(&p->object);
     smi_fault(SAGEMEM_MISUSE, SAGEMEM_E_BUSY, call,
@@ -10155,10 +10247,8 @@ static bool smi_pool_enter_alone(const sagemem_pool *p, const char *call) {
     return false;
 }
 
-/* What smi_object_enter finds, in line; but that a pool's structure is where the library keeps its own, is believed. */
-SMI_INLINE bool smi_pool_quick(const sagemem_pool *p) {
-    return p != NULL && p->quick == &smi_pool_kind && SMI_LOAD(&p->heap->owner) == smi_self();
-}
+/* What smi_object_enter finds, in line. That this word is the calling thread is in a pool that has let it in. */
+SMI_INLINE bool smi_pool_quick(const sagemem_pool *p) { return p != NULL && smi_is_self(SMI_LOAD(&p->object.quick)); }
 
 /* -- Descriptions ------------------------------------------------------------------------------------------------- */
 
@@ -10196,7 +10286,10 @@ static bool smi_pool_lay_out(sagemem_pool *p, const char *call) {
         if (d->max_count != 0 && d->initial_count > d->max_count) d->initial_count = d->max_count;
     }
     p->next_places = d->initial_count;
-    p->inverse = (((uint64_t)1 << SMI_POOL_INVERSE) + p->stride - 1) / p->stride;
+    p->inverse = UINT64_MAX / p->stride + 1; /* 1 byte: 0 */
+    p->proves = p->stride >= sizeof(uint64_t) && !p->checked && !smi_watched;
+    bool hooked = d->init_fn != NULL || d->cleanup_fn != NULL;
+    p->swift = p->proves && !hooked && !d->bypass && !p->zero;
     size_t most = (SMI_POOL_BLOCK_MAX - p->head) / p->stride;
     p->section_places = most == 0 ? 1 : most < SMI_POOL_PLACES ? (uint32_t)most : (uint32_t)SMI_POOL_PLACES;
     size_t section_bytes = p->section_places * p->stride;
@@ -10211,19 +10304,16 @@ static bool smi_pool_lay_out(sagemem_pool *p, const char *call) {
 static bool smi_pool_set_up(sagemem_pool *p, const sagemem_pool_desc *desc, const char *call) {
     sagemem_heap *heap = p->object.domain->base;
     p->desc = *desc;
-    p->heap = p->desc.heap = heap;
+    p->desc.heap = heap;
     p->desc.name = smi_object_name(&p->object);
-    p->section = p->last = &smi_pool_none;
+    p->section = p->last = p->target = &smi_pool_none;
     p->table = smi_pool_untabled;
     p->table_shift = 63;
     p->checked = smi_checked(heap);
     p->zero = (heap->flags & SAGEMEM_HEAP_ZERO) != 0;
-    p->proves = desc->object_size >= sizeof(uint64_t) && !p->checked && !smi_watched;
     p->key = (smi_secret ^ (uint64_t)(uintptr_t)p) * SMI_MIX;
     p->top = p->front;
     p->end = p->checked || smi_watched ? p->front : p->front + SMI_POOL_FRONT; /* a late use is seen while the place is free */
-    bool hooked = desc->init_fn != NULL || desc->cleanup_fn != NULL;
-    if (!hooked && !desc->bypass && !p->checked && !p->zero && !smi_watched) p->quick = &smi_pool_kind;
     return smi_pool_lay_out(p, call);
 }
 
@@ -10271,18 +10361,33 @@ SMI_NOINLINE char *smi_pool_alloc_damaged(sagemem_pool *p, const char *place) {
     return NULL;
 }
 
-SAGEMEM_API void *sagemem_pool_alloc(sagemem_pool *pool) {
-    if (SMI_UNLIKELY(!smi_pool_quick(pool))) return smi_pool_alloc_slow(pool);
-    if (pool->top > pool->front) {
-        char *place = smi_pool_pop(pool);
-        return smi_pool_proved(pool, place) ? place : smi_pool_alloc_damaged(pool, place);
-    }
+/* A place that was never in use, with no proof yet, or whatever is to be had. */
+SMI_NOINLINE void *smi_pool_alloc_fresh(sagemem_pool *p) {
     bool used_before;
-    char *place = smi_pool_take(pool, &used_before);
-    if (SMI_UNLIKELY(place == NULL)) return smi_pool_alloc_slow(pool);
-    if (SMI_UNLIKELY(used_before && !smi_pool_proved(pool, place))) return smi_pool_alloc_damaged(pool, place);
-    smi_pool_count_peak(pool);
+    char *place = smi_pool_take(p, &used_before);
+    if (SMI_UNLIKELY(place == NULL)) return smi_pool_alloc_slow(p);
+    smi_pool_count_peak(p);
     return place;
+}
+
+/* There is no run, or this is its end. */
+SMI_HOT SMI_NOINLINE void *smi_pool_alloc_else(sagemem_pool *p) {
+    char *place;
+    if (p->top > p->front) {
+        place = smi_pool_pop(p);
+    } else {
+        smi_pool_count_peak(p);
+        if (SMI_UNLIKELY(!smi_pool_run(p))) return smi_pool_alloc_fresh(p);
+        place = smi_pool_step(p);
+    }
+    return smi_pool_intact(p, place) ? place : smi_pool_alloc_damaged(p, place);
+}
+
+SAGEMEM_API SMI_HOT void *sagemem_pool_alloc(sagemem_pool *pool) {
+    if (SMI_UNLIKELY(!smi_pool_quick(pool))) return smi_pool_alloc_slow(pool);
+    if (SMI_UNLIKELY(pool->next == pool->stop)) return smi_pool_alloc_else(pool);
+    char *place = smi_pool_step(pool);
+    return smi_pool_intact(pool, place) ? place : smi_pool_alloc_damaged(pool, place);
 }
 
 SAGEMEM_API void *sagemem_pool_copy(sagemem_pool *pool, const void *from) {
@@ -10317,20 +10422,37 @@ SMI_NOINLINE void smi_pool_free_slow(sagemem_pool *p, void *object) {
     smi_object_leave(&p->object);
 }
 
-SAGEMEM_API void sagemem_pool_free(sagemem_pool *pool, void *object) {
-    size_t offset = 0;
-    smi_pool_section *s = SMI_LIKELY(smi_pool_quick(pool)) ? smi_pool_find(pool, object, &offset) : NULL;
-    if (SMI_UNLIKELY(s == NULL)) {
+/* Not into `target`, or there is none. */
+SMI_HOT SMI_NOINLINE void smi_pool_free_else(sagemem_pool *p, void *object) {
+    size_t offset, index;
+    smi_pool_fold(p);
+    smi_pool_section *s = smi_pool_find(p, object, &offset);
+    if (SMI_UNLIKELY(s == NULL || !smi_pool_index(p, offset, &index) || smi_bit(smi_pool_map(s), index))) {
+        smi_pool_free_slow(p, object);
+        return;
+    }
+    p->freed++;
+    smi_pool_give(p, s, index, (char *)object);
+}
+
+SAGEMEM_API SMI_HOT void sagemem_pool_free(sagemem_pool *pool, void *object) {
+    if (SMI_UNLIKELY(!smi_pool_quick(pool))) {
         smi_pool_free_slow(pool, object);
         return;
     }
-    size_t index = smi_pool_index(pool, offset);
-    if (SMI_UNLIKELY(index * pool->stride != offset || smi_bit(smi_pool_map(s), index))) {
-        smi_pool_free_slow(pool, object);
-        return;
+    smi_pool_section *s = pool->target;
+    size_t offset = (uintptr_t)object - (uintptr_t)s->start, index;
+    if (SMI_LIKELY(offset < s->bytes && smi_pool_index(pool, offset, &index))) {
+        uint64_t *map = smi_pool_map(s), bits = map[index / 64], more = bits | (uint64_t)1 << index % 64;
+        if (SMI_LIKELY(more != bits && bits != 0)) {
+            uint64_t proof = smi_pool_proof(pool, (char *)object);
+            memcpy(object, &proof, sizeof proof);
+            map[index / 64] = more;
+            pool->freed++;
+            return;
+        }
     }
-    pool->freed++;
-    smi_pool_give(pool, s, index, (char *)object);
+    smi_pool_free_else(pool, object);
 }
 
 /* -- All objects -------------------------------------------------------------------------------------------------- */
@@ -10354,6 +10476,7 @@ SAGEMEM_API void sagemem_pool_reset(sagemem_pool *pool) {
     if (pool->checked) smi_pool_check(&pool->object, call);
     smi_pool_clean_all(pool, call);
     pool->top = pool->front;
+    pool->target = &smi_pool_none;
     for (size_t i = 0; i < pool->section_count; i++) {
         smi_pool_section_clear(pool->sections[i]);
         if (smi_watched) smi_watch_shut(pool->sections[i]->start, pool->sections[i]->bytes);
@@ -10370,7 +10493,7 @@ static void smi_pool_relist(sagemem_pool *p, size_t count) {
     for (size_t i = 0; i < count; i++) p->sections[i]->number = i;
     if (p->section_room > 0) memset(p->open_map, 0, p->section_room / 64 * sizeof *p->open_map);
     smi_bits_set(p->open_map, 0, count);
-    p->section = p->last = &smi_pool_none;
+    p->section = p->last = p->target = &smi_pool_none;
     p->lowest = 0;
     p->top = p->front;
     if (p->table != smi_pool_untabled) memset(p->table, 0, smi_pool_table_slots(p) * sizeof *p->table);
@@ -10381,6 +10504,7 @@ static void smi_pool_relist(sagemem_pool *p, size_t count) {
 SAGEMEM_API uint64_t sagemem_pool_trim(sagemem_pool *pool) {
     const char *call = "sagemem_pool_trim";
     if (!smi_object_enter(pool, &smi_pool_kind, call)) return 0;
+    smi_pool_fold(pool);
     uint64_t before = pool->held;
     size_t kept = 0;
     bool used = pool->busy || pool->visits > 0, empty; /* no misuse: a reclaimer may be called at any time */
@@ -10410,7 +10534,8 @@ SAGEMEM_API sagemem_status sagemem_pool_get_stats(const sagemem_pool *pool, sage
     const char *call = "sagemem_pool_get_stats";
     if (out == NULL) return smi_fail(SAGEMEM_E_ARGUMENT, 0, call, "out is NULL: pass the address of a sagemem_pool_stats");
     if (!smi_object_enter(pool, &smi_pool_kind, call)) return smi_mine.error.status;
-    out->objects = pool->total - pool->freed;
+    smi_pool_fold((sagemem_pool *)(uintptr_t)pool);
+    out->objects = smi_pool_objects(pool);
     out->peak_objects = pool->peak;
     out->capacity = pool->capacity;
     out->blocks = pool->blocks;

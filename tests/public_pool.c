@@ -557,6 +557,30 @@ static void test_each(void **state) {
     }
 }
 
+/* What an allocation within a visit leaves over was never an object, and is not visited. */
+static bool allocate_once(void *ctx, void *object) {
+    seen *s = (seen *)ctx;
+    if (s->count == 0) s->object[4095] = sagemem_pool_alloc(hooks.pool);
+    return see(ctx, object);
+}
+static void test_allocate_in_visit(void **state) {
+    (void)state;
+    static seen s;
+    sagemem_heap *heap = heap_with(0, 0);
+    sagemem_pool *pool = hooks.pool = pool_of(heap, 64);
+    char *object[200];
+    for (int i = 0; i < 200; i++) object[i] = (char *)sagemem_pool_alloc(pool);
+    for (int i = 130; i < 180; i++) sagemem_pool_free(pool, object[i]);     /* the visit has not come to them yet */
+    for (int i = 0; i < 16; i++) assert_non_null(sagemem_pool_alloc(pool)); /* those freed lately: 34 are left */
+    memset(&s, 0, sizeof s);
+    sagemem_pool_each(pool, allocate_once, &s);
+    assert_non_null(s.object[4095]);
+    assert_in_range(s.count, 166, 167);
+    assert_int_equal(stats_of(pool).objects, 167);
+    sagemem_pool_destroy(pool);
+    heap_done(heap);
+}
+
 static void test_reset_and_trim(void **state) {
     (void)state;
     sagemem_heap *heap = heap_with(0, 0);
@@ -1156,6 +1180,30 @@ static void test_threads(void **state) {
     heap_done(heap);
 }
 
+static void *adopt_only(void *ctx) {
+    REQUIRE(sagemem_heap_adopt((sagemem_heap *)ctx) == SAGEMEM_OK, "not adopted");
+    return NULL;
+}
+
+/* Whoever had the heap is shut out of its pools at once, also where the new owner has not used them yet. */
+static void test_shut_out(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_with(0, 0);
+    sagemem_pool *pool = pool_of(heap, 64);
+    void *object[40];
+    for (int i = 0; i < 40; i++) object[i] = sagemem_pool_alloc(pool);
+    for (int i = 0; i < 30; i++) sagemem_pool_free(pool, object[i]);
+    in_thread(adopt_only, heap);
+    assert_null(sagemem_pool_alloc(pool));
+    MISUSED(SAGEMEM_E_BUSY, "sagemem_pool_alloc", "another thread");
+    sagemem_pool_free(pool, object[39]);
+    MISUSED(SAGEMEM_E_BUSY, "sagemem_pool_free", "another thread");
+    assert_int_equal(sagemem_heap_adopt(heap), SAGEMEM_OK);
+    assert_int_equal(stats_of(pool).objects, 10);
+    sagemem_pool_destroy(pool);
+    heap_done(heap);
+}
+
 enum { WORKERS = 4 };
 static void *work(void *ctx) {
     sagemem_pool *pool = (sagemem_pool *)ctx;
@@ -1429,6 +1477,7 @@ int main(void) {
         TEST(test_stats),
         TEST(test_zero_and_fill),
         TEST(test_each),
+        TEST(test_allocate_in_visit),
         TEST(test_reset_and_trim),
         TEST(test_hooks),
         TEST(test_failing_hooks),
@@ -1445,6 +1494,7 @@ int main(void) {
         TEST(test_late_write),
         TEST(test_overflow_in_checked_heap),
         TEST(test_threads),
+        TEST(test_shut_out),
         TEST(test_shared),
         TEST(test_failures),
         TEST(test_random),
