@@ -1288,7 +1288,9 @@ SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
 
 /* SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); at file scope, after the complete, trivially copyable type: the type
  * galaxy_array { sagemem_array base; } and galaxy_array_init(a, desc) (desc may be NULL), _push(a, const struct GALAXY *),
- * _add(a, n), _at(a, i), _data(a), _count, _capacity, _resize, _reserve, _remove_swap, _shrink, _deinit. C and C++. */
+ * _add(a, n), _at(a, i), _data(a), _count, _capacity, _resize, _reserve, _remove_swap, _shrink, _deinit. C and C++.
+ * The library is called with a copy of base, which is then taken back: so the address of an array that is a local variable
+ * goes nowhere, and the compiler keeps it in registers; a push is a comparison and a store. */
 #define SAGEMEM_ARRAY_OF(array_name, type)                                                                                         \
     typedef struct array_name {                                                                                                    \
         sagemem_array base;                                                                                                        \
@@ -1296,38 +1298,79 @@ SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
     SAGEMEM_UNUSED static inline sagemem_status array_name##_init(array_name *array, const sagemem_array_desc *desc) {             \
         static const sagemem_array_desc defaults = {0, 0, 0, 0, 0, 0};                                                             \
         sagemem_array_desc typed = desc ? *desc : defaults;                                                                        \
+        sagemem_array base;                                                                                                        \
         typed.element_size = sizeof(type);                                                                                         \
-        return sagemem_array_init(&array->base, &typed);                                                                           \
+        if (!array) return sagemem_array_init(0, &typed);                                                                          \
+        sagemem_status result = sagemem_array_init(&base, &typed);                                                                 \
+        array->base = base;                                                                                                        \
+        return result;                                                                                                             \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline sagemem_status array_name##_push(array_name *array, const type *element) {                        \
-        if (array->base.count == array->base.capacity) return sagemem_array_push(&array->base, element);                           \
+        if (__builtin_expect(array->base.count == array->base.capacity, 0)) {                                                      \
+            sagemem_array base = array->base;                                                                                      \
+            const type copy = *element;                                                                                            \
+            sagemem_status result = sagemem_array_push(&base, &copy);                                                              \
+            array->base = base;                                                                                                    \
+            return result;                                                                                                         \
+        }                                                                                                                          \
         ((type *)array->base.data)[array->base.count++] = *element;                                                                \
         return SAGEMEM_OK;                                                                                                         \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline type *array_name##_add(array_name *array, size_t count) {                                         \
-        return (type *)sagemem_array_add(&array->base, count);                                                                     \
+        if (!array) return (type *)sagemem_array_add(0, count);                                                                    \
+        sagemem_array base = array->base;                                                                                          \
+        type *result = (type *)sagemem_array_add(&base, count);                                                                    \
+        array->base = base;                                                                                                        \
+        return result;                                                                                                             \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline type *array_name##_at(const array_name *array, size_t index) {                                    \
-        return index < array->base.count ? (type *)array->base.data + index : (type *)sagemem_array_at(&array->base, index);       \
+        if (__builtin_expect(index < array->base.count, 1)) return (type *)array->base.data + index;                               \
+        sagemem_array base = array->base;                                                                                          \
+        return (type *)sagemem_array_at(&base, index);                                                                             \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline type *array_name##_data(const array_name *array) { return (type *)array->base.data; }             \
     SAGEMEM_UNUSED static inline size_t array_name##_count(const array_name *array) { return array->base.count; }                  \
     SAGEMEM_UNUSED static inline size_t array_name##_capacity(const array_name *array) {                                           \
-        return sagemem_array_capacity(&array->base);                                                                               \
+        if (!array) return sagemem_array_capacity(0);                                                                              \
+        sagemem_array base = array->base;                                                                                          \
+        return sagemem_array_capacity(&base);                                                                                      \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline sagemem_status array_name##_resize(array_name *array, size_t count) {                             \
-        return sagemem_array_resize(&array->base, count);                                                                          \
+        if (!array) return sagemem_array_resize(0, count);                                                                         \
+        sagemem_array base = array->base;                                                                                          \
+        sagemem_status result = sagemem_array_resize(&base, count);                                                                \
+        array->base = base;                                                                                                        \
+        return result;                                                                                                             \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline sagemem_status array_name##_reserve(array_name *array, size_t capacity) {                         \
-        return sagemem_array_reserve(&array->base, capacity);                                                                      \
+        if (!array) return sagemem_array_reserve(0, capacity);                                                                     \
+        sagemem_array base = array->base;                                                                                          \
+        sagemem_status result = sagemem_array_reserve(&base, capacity);                                                            \
+        array->base = base;                                                                                                        \
+        return result;                                                                                                             \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline void array_name##_remove_swap(array_name *array, size_t index) {                                  \
-        sagemem_array_remove_swap(&array->base, index);                                                                            \
+        if (!array) {                                                                                                              \
+            sagemem_array_remove_swap(0, index);                                                                                   \
+            return;                                                                                                                \
+        }                                                                                                                          \
+        sagemem_array base = array->base;                                                                                          \
+        sagemem_array_remove_swap(&base, index);                                                                                   \
+        array->base = base;                                                                                                        \
     }                                                                                                                              \
     SAGEMEM_UNUSED static inline sagemem_status array_name##_shrink(array_name *array) {                                           \
-        return sagemem_array_shrink(&array->base);                                                                                 \
+        if (!array) return sagemem_array_shrink(0);                                                                                \
+        sagemem_array base = array->base;                                                                                          \
+        sagemem_status result = sagemem_array_shrink(&base);                                                                       \
+        array->base = base;                                                                                                        \
+        return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline void array_name##_deinit(array_name *array) { sagemem_array_deinit(&array->base); }               \
+    SAGEMEM_UNUSED static inline void array_name##_deinit(array_name *array) {                                                     \
+        if (!array) return;                                                                                                        \
+        sagemem_array base = array->base;                                                                                          \
+        sagemem_array_deinit(&base);                                                                                               \
+        array->base = base;                                                                                                        \
+    }                                                                                                                              \
     typedef char array_name##_is_aligned_to_16[__alignof__(type) <= 16 ? 1 : -1];                                                  \
     typedef int array_name##_needs_a_semicolon
 
