@@ -1249,7 +1249,7 @@ typedef struct sagemem_array_desc {
     sagemem_tag tag;
     size_t element_size;     /* bytes; must be given (SAGEMEM_ARRAY_OF gives it) */
     size_t initial_capacity; /* elements [as many as fit 64 bytes, at least 1] */
-    double growth;           /* more than 1 [1.5] */
+    double growth;           /* more than 1 [1.5, and 2 up to 64 KiB, where time counts for more than bytes] */
     size_t stable_max;       /* > 0: addresses for so many elements are set aside and pages committed as they fill: elements never
                                 move, nothing is ever copied, and old and new are never needed at once */
 } sagemem_array_desc;
@@ -1260,7 +1260,7 @@ typedef struct sagemem_array {
     void *data;
     size_t count, capacity; /* capacity: elements that fit without a call; under tools that watch memory just count */
     size_t element_size;
-    double growth;
+    double growth;     /* 0: the default */
     size_t stable_max; /* 0: the block moves when it grows */
 } sagemem_array;
 
@@ -11671,6 +11671,9 @@ static size_t smi_array_larger(size_t capacity, size_t need, size_t most, double
     return need > capacity + extra ? need : capacity + extra;
 }
 
+/* The factor of an array whose block is of that size. */
+static double smi_array_growth(double growth, size_t bytes) { return growth != 0 ? growth : bytes < 65536 ? 2 : 1.5; }
+
 /* Which of the sizes from `want` down to `need` to try next, before that: memory may be short of the first. */
 static size_t smi_array_less(size_t want, size_t need) { return need + (want - need) / 4; }
 
@@ -11802,7 +11805,7 @@ static bool smi_array_make_room(sagemem_array *array, size_t more, const char *c
         size_t step = count / 64 > 65536 / size ? count / 64 : 65536 / size;
         want = array->stable_max - count - more > step ? count + more + step : array->stable_max;
     } else {
-        want = smi_array_larger(room, count + more, most, array->growth);
+        want = smi_array_larger(room, count + more, most, smi_array_growth(array->growth, room * size));
     }
     return smi_array_resize_block(array, count + more, want, call);
 }
@@ -11849,7 +11852,7 @@ SAGEMEM_API sagemem_status sagemem_array_init(sagemem_array *array, const sageme
     void *data = smi_alloc_wish(desc->heap, NULL, 16, first * size, desc->tag, smi_nowhere, wish, call);
     if (data == NULL) return smi_mine.error.status;
     array->element_size = size;
-    array->growth = desc->growth == 0 ? 1.5 : desc->growth;
+    array->growth = desc->growth;
     array->stable_max = desc->stable_max;
     smi_array_settle(array, data);
     return SAGEMEM_OK;
@@ -11865,7 +11868,7 @@ SAGEMEM_API sagemem_status sagemem_array_get_desc(const sagemem_array *array, sa
     out->tag = ref.tag;
     out->element_size = array->element_size;
     out->initial_capacity = smi_array_room(array);
-    out->growth = array->growth;
+    out->growth = smi_array_growth(array->growth, SIZE_MAX);
     out->stable_max = array->stable_max;
     return SAGEMEM_OK;
 }
