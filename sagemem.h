@@ -245,7 +245,9 @@
  *     stable_max makes an array that never moves. Addresses for so many elements are set aside (terabytes are fine, nothing
  *     is charged) and become memory in steps: held is at most 1/64 and 80 KiB more than the most elements ever took, where
  *     a copy to 1.5 times the size needs 2.5 times the data at once. So it may fill nearly all of memory. A step is a system
- *     call: 64 of them in the first 4 MiB, then 45 for each doubling; 16 KiB are the least, so not for many small arrays.
+ *     call: 64 of them in the first 4 MiB, then 45 to 64 for each doubling; 16 KiB are the least, so not for many small arrays.
+ *     Where pushes make it grow from 1 MiB on, a step is backed by memory at once; beyond 128 MiB huge pages are asked for,
+ *     and whether there are any is the system's policy (transparent_hugepage; prctl(PR_SET_THP_DISABLE) for one process).
  *     `ulimit -v` counts the addresses: give a smaller stable_max. sagemem_realloc past stable_max, sagemem_move and a new
  *     tag copy the elements into an ordinary block. Heaps with a source, _SYSTEM and _CHECKED ones take all of it at once.
  *     Columns keep each field of a record in an array of its own, at a multiple of 64, all in one block: a loop over one
@@ -646,6 +648,7 @@
 
 /* Attributes, all in one place. SIZE1/SIZE2: which argument gives the size of the result. */
 #define SAGEMEM_UNUSED __attribute__((__unused__))
+#define SAGEMEM_INLINE static inline __attribute__((__unused__, __always_inline__)) /* also on paths that look rare */
 #define SAGEMEM_NODISCARD __attribute__((__warn_unused_result__))
 #define SAGEMEM_MALLOC_SIZE1(n) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n)))
 #define SAGEMEM_MALLOC_SIZE2(n, m) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n, m)))
@@ -1286,6 +1289,16 @@ SAGEMEM_API size_t sagemem_array_count(const sagemem_array *array);
 SAGEMEM_API size_t sagemem_array_capacity(const sagemem_array *array);
 SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
 
+/* *to = *from, field by field: compilers keep what is copied so in registers. For the calls that SAGEMEM_ARRAY_OF makes. */
+SAGEMEM_INLINE void sagemem_array_assign(sagemem_array *to, const sagemem_array *from) {
+    to->data = from->data;
+    to->count = from->count;
+    to->capacity = from->capacity;
+    to->element_size = from->element_size;
+    to->growth = from->growth;
+    to->stable_max = from->stable_max;
+}
+
 /* SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); at file scope, after the complete, trivially copyable type: the type
  * galaxy_array { sagemem_array base; } and galaxy_array_init(a, desc) (desc may be NULL), _push(a, const struct GALAXY *),
  * _add(a, n), _at(a, i), _data(a), _count, _capacity, _resize, _reserve, _remove_swap, _shrink, _deinit. C and C++.
@@ -1295,81 +1308,91 @@ SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
     typedef struct array_name {                                                                                                    \
         sagemem_array base;                                                                                                        \
     } array_name;                                                                                                                  \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_init(array_name *array, const sagemem_array_desc *desc) {             \
+    SAGEMEM_INLINE sagemem_status array_name##_init(array_name *array, const sagemem_array_desc *desc) {                           \
         static const sagemem_array_desc defaults = {0, 0, 0, 0, 0, 0};                                                             \
         sagemem_array_desc typed = desc ? *desc : defaults;                                                                        \
         sagemem_array base;                                                                                                        \
         typed.element_size = sizeof(type);                                                                                         \
         if (!array) return sagemem_array_init(0, &typed);                                                                          \
         sagemem_status result = sagemem_array_init(&base, &typed);                                                                 \
-        array->base = base;                                                                                                        \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
         return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_push(array_name *array, const type *element) {                        \
+    SAGEMEM_INLINE sagemem_status array_name##_push(array_name *array, const type *element) {                                      \
         if (__builtin_expect(array->base.count == array->base.capacity, 0)) {                                                      \
-            sagemem_array base = array->base;                                                                                      \
+            sagemem_array base;                                                                                                    \
+            sagemem_array_assign(&base, &array->base);                                                                             \
             const type copy = *element;                                                                                            \
             sagemem_status result = sagemem_array_push(&base, &copy);                                                              \
-            array->base = base;                                                                                                    \
+            sagemem_array_assign(&array->base, &base);                                                                             \
             return result;                                                                                                         \
         }                                                                                                                          \
         ((type *)array->base.data)[array->base.count++] = *element;                                                                \
         return SAGEMEM_OK;                                                                                                         \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline type *array_name##_add(array_name *array, size_t count) {                                         \
+    SAGEMEM_INLINE type *array_name##_add(array_name *array, size_t count) {                                                       \
         if (!array) return (type *)sagemem_array_add(0, count);                                                                    \
-        sagemem_array base = array->base;                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
         type *result = (type *)sagemem_array_add(&base, count);                                                                    \
-        array->base = base;                                                                                                        \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
         return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline type *array_name##_at(const array_name *array, size_t index) {                                    \
+    SAGEMEM_INLINE type *array_name##_at(const array_name *array, size_t index) {                                                  \
         if (__builtin_expect(index < array->base.count, 1)) return (type *)array->base.data + index;                               \
-        sagemem_array base = array->base;                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
         return (type *)sagemem_array_at(&base, index);                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline type *array_name##_data(const array_name *array) { return (type *)array->base.data; }             \
-    SAGEMEM_UNUSED static inline size_t array_name##_count(const array_name *array) { return array->base.count; }                  \
-    SAGEMEM_UNUSED static inline size_t array_name##_capacity(const array_name *array) {                                           \
+    SAGEMEM_INLINE type *array_name##_data(const array_name *array) { return (type *)array->base.data; }                           \
+    SAGEMEM_INLINE size_t array_name##_count(const array_name *array) { return array->base.count; }                                \
+    SAGEMEM_INLINE size_t array_name##_capacity(const array_name *array) {                                                         \
         if (!array) return sagemem_array_capacity(0);                                                                              \
-        sagemem_array base = array->base;                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
         return sagemem_array_capacity(&base);                                                                                      \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_resize(array_name *array, size_t count) {                             \
+    SAGEMEM_INLINE sagemem_status array_name##_resize(array_name *array, size_t count) {                                           \
         if (!array) return sagemem_array_resize(0, count);                                                                         \
-        sagemem_array base = array->base;                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
         sagemem_status result = sagemem_array_resize(&base, count);                                                                \
-        array->base = base;                                                                                                        \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
         return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_reserve(array_name *array, size_t capacity) {                         \
+    SAGEMEM_INLINE sagemem_status array_name##_reserve(array_name *array, size_t capacity) {                                       \
         if (!array) return sagemem_array_reserve(0, capacity);                                                                     \
-        sagemem_array base = array->base;                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
         sagemem_status result = sagemem_array_reserve(&base, capacity);                                                            \
-        array->base = base;                                                                                                        \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
         return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline void array_name##_remove_swap(array_name *array, size_t index) {                                  \
+    SAGEMEM_INLINE void array_name##_remove_swap(array_name *array, size_t index) {                                                \
         if (!array) {                                                                                                              \
             sagemem_array_remove_swap(0, index);                                                                                   \
             return;                                                                                                                \
         }                                                                                                                          \
-        sagemem_array base = array->base;                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
         sagemem_array_remove_swap(&base, index);                                                                                   \
-        array->base = base;                                                                                                        \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_shrink(array_name *array) {                                           \
+    SAGEMEM_INLINE sagemem_status array_name##_shrink(array_name *array) {                                                         \
         if (!array) return sagemem_array_shrink(0);                                                                                \
-        sagemem_array base = array->base;                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
         sagemem_status result = sagemem_array_shrink(&base);                                                                       \
-        array->base = base;                                                                                                        \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
         return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline void array_name##_deinit(array_name *array) {                                                     \
+    SAGEMEM_INLINE void array_name##_deinit(array_name *array) {                                                                   \
+        static const sagemem_array none = {0, 0, 0, 0, 0, 0};                                                                      \
+        sagemem_array base = none;                                                                                                 \
         if (!array) return;                                                                                                        \
-        sagemem_array base = array->base;                                                                                          \
+        base.data = array->base.data;                                                                                              \
         sagemem_array_deinit(&base);                                                                                               \
-        array->base = base;                                                                                                        \
+        array->base = none;                                                                                                        \
     }                                                                                                                              \
     typedef char array_name##_is_aligned_to_16[__alignof__(type) <= 16 ? 1 : -1];                                                  \
     typedef int array_name##_needs_a_semicolon
@@ -2160,6 +2183,10 @@ static void *smi_os_remap(void *pages, size_t old_size, size_t new_size) {
     (void)pages, (void)old_size, (void)new_size;
     return NULL;
 }
+static void *smi_os_lift(void *pages, size_t size, size_t new_size) { return smi_os_remap(pages, size, new_size); }
+static void smi_os_lift_undo(void *at, size_t new_size, void *pages, size_t size) {
+    (void)at, (void)new_size, (void)pages, (void)size;
+}
 
 static uint64_t smi_os_now_ns(void) {
     LARGE_INTEGER count, frequency;
@@ -2612,6 +2639,30 @@ static void *smi_os_remap(void *pages, size_t old_size, size_t new_size) {
     return at == -1 ? NULL : (void *)at;
 #else
     (void)pages, (void)old_size, (void)new_size;
+    return NULL;
+#endif
+}
+
+/* Moves part of a mapping into one of its own, which then grows; zeroed pages stay behind. NULL: as before (older than
+ * Linux 5.7, or not one mapping: the caller copies). In two steps, as what is moved and what is new must be one mapping. */
+static void smi_os_lift_undo(void *at, size_t new_size, void *pages, size_t size) {
+#if defined(__linux__) && defined(SYS_mremap)
+    if (new_size > size) munmap((char *)at + size, new_size - size);
+    (void)syscall(SYS_mremap, at, size, size, 3L /* MREMAP_MAYMOVE | MREMAP_FIXED: over zeroed pages of ours */, pages);
+#else
+    (void)at, (void)new_size, (void)pages, (void)size;
+#endif
+}
+static void *smi_os_lift(void *pages, size_t size, size_t new_size) {
+#if defined(__linux__) && defined(SYS_mremap)
+    if (smi_os_fails()) return NULL;
+    long at = syscall(SYS_mremap, pages, size, size, 5L /* MREMAP_MAYMOVE | MREMAP_DONTUNMAP */, 0L);
+    if (at == -1) return NULL;
+    void *grown = smi_os_remap((void *)at, size, new_size);
+    if (grown == NULL) smi_os_lift_undo((void *)at, size, pages, size);
+    return grown;
+#else
+    (void)pages, (void)size, (void)new_size;
     return NULL;
 #endif
 }
@@ -4105,6 +4156,13 @@ static void smi_region_give(smi_region *r, size_t at, size_t n) {
     r->dirty_free += n;
     r->free += n;
     if (at < r->hint) r->hint = at;
+}
+
+/* As smi_region_give, of granules whose pages have gone elsewhere. */
+static void smi_region_give_clean(smi_region *r, size_t at, size_t n) {
+    smi_region_give(r, at, n);
+    smi_bits_clear(r->dirty, at, n);
+    r->dirty_free -= n;
 }
 
 /* Gives the dirty free granules of [at, at + n) back to the system; returns how many there were. */
@@ -5925,6 +5983,26 @@ static char *smi_huge_remap(smi_domain *d, smi_page *page, size_t bytes) {
     return entered ? start : NULL;
 }
 
+/* A span that becomes too large for a region gets a mapping of its own. Its pages move, so their charge stays. */
+static char *smi_huge_lift(smi_domain *d, smi_page *page, size_t bytes) {
+    smi_claim claim;
+    if (!smi_charge(&d->budget, bytes - page->bytes, 0, &claim)) return NULL;
+    char *start = (char *)smi_os_lift(page->base, page->bytes, bytes);
+    bool entered = start != NULL && smi_map_prepare(start, 1);
+    if (!entered) {
+        if (start != NULL) smi_os_lift_undo(start, bytes, page->base, page->bytes);
+        smi_claim_undo(&claim, NULL);
+        return NULL;
+    }
+    smi_region *r = smi_region_of(page->base);
+    smi_map_set(page->base, page->bytes, smi_obituary(d, page));
+    smi_region_give_clean(r, (size_t)(page->base - r->base) / SMI_GRANULE, page->bytes / SMI_GRANULE);
+    page->origin = SMI_FROM_SYSTEM;
+    page->base = page->start = start;
+    smi_map_set(start, 1, page);
+    return start;
+}
+
 /* Changes the span of an unchecked huge block without copying: in place in a region, by mremap elsewhere. NULL: it is as
  * before; what met a limit is not told, the caller then copies or fails. */
 static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
@@ -5935,6 +6013,7 @@ static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
     smi_lock_take(&heap->lock);
     smi_lock_take(&smi_span_lock);
     char *start = page->origin == SMI_FROM_SYSTEM ? smi_huge_remap(d, page, bytes)
+                  : bytes > SMI_SPAN_MAX          ? smi_huge_lift(d, page, bytes)
                   : bytes > page->bytes           ? smi_huge_extend(d, page, bytes)
                                                   : smi_huge_cut(d, page, bytes);
     if (start != NULL) {
