@@ -933,6 +933,9 @@ static sagemem_status outgrow_region(void *ctx) {
     assert_true(block != old && !sagemem_owns(old) && tag_stats_of(heap, 30).used == after);
     for (size_t i = 0; i < before; i += 4096) assert_int_equal(block[i], (unsigned char)(i >> 12));
     assert_int_equal(block[after - 1], 0);
+    void *again = sagemem_alloc(heap, before, 30); /* the region has its addresses back */
+    assert_true(again == NULL || again == old);
+    sagemem_free(again);
     assert_true(stats_of(heap).held == after && tag_stats_of(heap, 30).blocks == 1);
     assert_int_equal(sagemem_heap_check(heap), 0);
     sagemem_free(block);
