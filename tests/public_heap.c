@@ -933,6 +933,8 @@ static sagemem_status outgrow_region(void *ctx) {
     assert_true(block != old && !sagemem_owns(old) && tag_stats_of(heap, 30).used == after);
     for (size_t i = 0; i < before; i += 4096) assert_int_equal(block[i], (unsigned char)(i >> 12));
     assert_int_equal(block[after - 1], 0);
+    sagemem_free(old + 5 * MIB); /* where it was */
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "");
     void *again = sagemem_alloc(heap, before, 30); /* the region has its addresses back */
     assert_true(again == NULL || again == old);
     sagemem_free(again);
