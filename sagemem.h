@@ -245,7 +245,9 @@
  *     stable_max makes an array that never moves. Addresses for so many elements are set aside (terabytes are fine, nothing
  *     is charged) and become memory in steps: held is at most 1/64 and 80 KiB more than the most elements ever took, where
  *     a copy to 1.5 times the size needs 2.5 times the data at once. So it may fill nearly all of memory. A step is a system
- *     call: 64 of them in the first 4 MiB, then 45 for each doubling; 16 KiB are the least, so not for many small arrays.
+ *     call: 64 of them in the first 4 MiB, then 45 to 64 for each doubling; 16 KiB are the least, so not for many small arrays.
+ *     Where pushes make it grow from 1 MiB on, a step is backed by memory at once; beyond 128 MiB huge pages are asked for,
+ *     and whether there are any is the system's policy (transparent_hugepage; prctl(PR_SET_THP_DISABLE) for one process).
  *     `ulimit -v` counts the addresses: give a smaller stable_max. sagemem_realloc past stable_max, sagemem_move and a new
  *     tag copy the elements into an ordinary block. Heaps with a source, _SYSTEM and _CHECKED ones take all of it at once.
  *     Columns keep each field of a record in an array of its own, at a multiple of 64, all in one block: a loop over one
@@ -648,6 +650,7 @@
 
 /* Attributes, all in one place. SIZE1/SIZE2: which argument gives the size of the result. */
 #define SAGEMEM_UNUSED __attribute__((__unused__))
+#define SAGEMEM_INLINE static inline __attribute__((__unused__, __always_inline__)) /* also on paths that look rare */
 #define SAGEMEM_NODISCARD __attribute__((__warn_unused_result__))
 #define SAGEMEM_MALLOC_SIZE1(n) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n)))
 #define SAGEMEM_MALLOC_SIZE2(n, m) __attribute__((__malloc__, __warn_unused_result__, __alloc_size__(n, m)))
@@ -1251,7 +1254,7 @@ typedef struct sagemem_array_desc {
     sagemem_tag tag;
     size_t element_size;     /* bytes; must be given (SAGEMEM_ARRAY_OF gives it) */
     size_t initial_capacity; /* elements [as many as fit 64 bytes, at least 1] */
-    double growth;           /* more than 1 [1.5] */
+    double growth;           /* more than 1 [1.5, and 2 up to 64 KiB, where time counts for more than bytes] */
     size_t stable_max;       /* > 0: addresses for so many elements are set aside and pages committed as they fill: elements never
                                 move, nothing is ever copied, and old and new are never needed at once */
 } sagemem_array_desc;
@@ -1262,7 +1265,7 @@ typedef struct sagemem_array {
     void *data;
     size_t count, capacity; /* capacity: elements that fit without a call; under tools that watch memory just count */
     size_t element_size;
-    double growth;
+    double growth;     /* 0: the default */
     size_t stable_max; /* 0: the block moves when it grows */
 } sagemem_array;
 
@@ -1288,48 +1291,111 @@ SAGEMEM_API size_t sagemem_array_count(const sagemem_array *array);
 SAGEMEM_API size_t sagemem_array_capacity(const sagemem_array *array);
 SAGEMEM_API void *sagemem_array_data(const sagemem_array *array);
 
+/* *to = *from, field by field: compilers keep what is copied so in registers. For the calls that SAGEMEM_ARRAY_OF makes. */
+SAGEMEM_INLINE void sagemem_array_assign(sagemem_array *to, const sagemem_array *from) {
+    to->data = from->data;
+    to->count = from->count;
+    to->capacity = from->capacity;
+    to->element_size = from->element_size;
+    to->growth = from->growth;
+    to->stable_max = from->stable_max;
+}
+
 /* SAGEMEM_ARRAY_OF(galaxy_array, struct GALAXY); at file scope, after the complete, trivially copyable type: the type
  * galaxy_array { sagemem_array base; } and galaxy_array_init(a, desc) (desc may be NULL), _push(a, const struct GALAXY *),
- * _add(a, n), _at(a, i), _data(a), _count, _capacity, _resize, _reserve, _remove_swap, _shrink, _deinit. C and C++. */
+ * _add(a, n), _at(a, i), _data(a), _count, _capacity, _resize, _reserve, _remove_swap, _shrink, _deinit. C and C++.
+ * The library is called with a copy of base, which is then taken back: so the address of an array that is a local variable
+ * goes nowhere, and the compiler keeps it in registers; a push is a comparison and a store. */
 #define SAGEMEM_ARRAY_OF(array_name, type)                                                                                         \
     typedef struct array_name {                                                                                                    \
         sagemem_array base;                                                                                                        \
     } array_name;                                                                                                                  \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_init(array_name *array, const sagemem_array_desc *desc) {             \
+    SAGEMEM_INLINE sagemem_status array_name##_init(array_name *array, const sagemem_array_desc *desc) {                           \
         static const sagemem_array_desc defaults = {0, 0, 0, 0, 0, 0};                                                             \
         sagemem_array_desc typed = desc ? *desc : defaults;                                                                        \
+        sagemem_array base;                                                                                                        \
         typed.element_size = sizeof(type);                                                                                         \
-        return sagemem_array_init(&array->base, &typed);                                                                           \
+        if (!array) return sagemem_array_init(0, &typed);                                                                          \
+        sagemem_status result = sagemem_array_init(&base, &typed);                                                                 \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
+        return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_push(array_name *array, const type *element) {                        \
-        if (array->base.count == array->base.capacity) return sagemem_array_push(&array->base, element);                           \
+    SAGEMEM_INLINE sagemem_status array_name##_push(array_name *array, const type *element) {                                      \
+        if (__builtin_expect(array->base.count == array->base.capacity, 0)) {                                                      \
+            sagemem_array base;                                                                                                    \
+            sagemem_array_assign(&base, &array->base);                                                                             \
+            const type copy = *element;                                                                                            \
+            sagemem_status result = sagemem_array_push(&base, &copy);                                                              \
+            sagemem_array_assign(&array->base, &base);                                                                             \
+            return result;                                                                                                         \
+        }                                                                                                                          \
         ((type *)array->base.data)[array->base.count++] = *element;                                                                \
         return SAGEMEM_OK;                                                                                                         \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline type *array_name##_add(array_name *array, size_t count) {                                         \
-        return (type *)sagemem_array_add(&array->base, count);                                                                     \
+    SAGEMEM_INLINE type *array_name##_add(array_name *array, size_t count) {                                                       \
+        if (!array) return (type *)sagemem_array_add(0, count);                                                                    \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
+        type *result = (type *)sagemem_array_add(&base, count);                                                                    \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
+        return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline type *array_name##_at(const array_name *array, size_t index) {                                    \
-        return index < array->base.count ? (type *)array->base.data + index : (type *)sagemem_array_at(&array->base, index);       \
+    SAGEMEM_INLINE type *array_name##_at(const array_name *array, size_t index) {                                                  \
+        if (__builtin_expect(index < array->base.count, 1)) return (type *)array->base.data + index;                               \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
+        return (type *)sagemem_array_at(&base, index);                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline type *array_name##_data(const array_name *array) { return (type *)array->base.data; }             \
-    SAGEMEM_UNUSED static inline size_t array_name##_count(const array_name *array) { return array->base.count; }                  \
-    SAGEMEM_UNUSED static inline size_t array_name##_capacity(const array_name *array) {                                           \
-        return sagemem_array_capacity(&array->base);                                                                               \
+    SAGEMEM_INLINE type *array_name##_data(const array_name *array) { return (type *)array->base.data; }                           \
+    SAGEMEM_INLINE size_t array_name##_count(const array_name *array) { return array->base.count; }                                \
+    SAGEMEM_INLINE size_t array_name##_capacity(const array_name *array) {                                                         \
+        if (!array) return sagemem_array_capacity(0);                                                                              \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
+        return sagemem_array_capacity(&base);                                                                                      \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_resize(array_name *array, size_t count) {                             \
-        return sagemem_array_resize(&array->base, count);                                                                          \
+    SAGEMEM_INLINE sagemem_status array_name##_resize(array_name *array, size_t count) {                                           \
+        if (!array) return sagemem_array_resize(0, count);                                                                         \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
+        sagemem_status result = sagemem_array_resize(&base, count);                                                                \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
+        return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_reserve(array_name *array, size_t capacity) {                         \
-        return sagemem_array_reserve(&array->base, capacity);                                                                      \
+    SAGEMEM_INLINE sagemem_status array_name##_reserve(array_name *array, size_t capacity) {                                       \
+        if (!array) return sagemem_array_reserve(0, capacity);                                                                     \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
+        sagemem_status result = sagemem_array_reserve(&base, capacity);                                                            \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
+        return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline void array_name##_remove_swap(array_name *array, size_t index) {                                  \
-        sagemem_array_remove_swap(&array->base, index);                                                                            \
+    SAGEMEM_INLINE void array_name##_remove_swap(array_name *array, size_t index) {                                                \
+        if (!array) {                                                                                                              \
+            sagemem_array_remove_swap(0, index);                                                                                   \
+            return;                                                                                                                \
+        }                                                                                                                          \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
+        sagemem_array_remove_swap(&base, index);                                                                                   \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline sagemem_status array_name##_shrink(array_name *array) {                                           \
-        return sagemem_array_shrink(&array->base);                                                                                 \
+    SAGEMEM_INLINE sagemem_status array_name##_shrink(array_name *array) {                                                         \
+        if (!array) return sagemem_array_shrink(0);                                                                                \
+        sagemem_array base;                                                                                                        \
+        sagemem_array_assign(&base, &array->base);                                                                                 \
+        sagemem_status result = sagemem_array_shrink(&base);                                                                       \
+        sagemem_array_assign(&array->base, &base);                                                                                 \
+        return result;                                                                                                             \
     }                                                                                                                              \
-    SAGEMEM_UNUSED static inline void array_name##_deinit(array_name *array) { sagemem_array_deinit(&array->base); }               \
+    SAGEMEM_INLINE void array_name##_deinit(array_name *array) {                                                                   \
+        static const sagemem_array none = {0, 0, 0, 0, 0, 0};                                                                      \
+        sagemem_array base = none;                                                                                                 \
+        if (!array) return;                                                                                                        \
+        base.data = array->base.data;                                                                                              \
+        sagemem_array_deinit(&base);                                                                                               \
+        array->base = none;                                                                                                        \
+    }                                                                                                                              \
     typedef char array_name##_is_aligned_to_16[__alignof__(type) <= 16 ? 1 : -1];                                                  \
     typedef int array_name##_needs_a_semicolon
 
@@ -2089,9 +2155,13 @@ static void smi_os_release(void *pages, size_t size) {
     VirtualFree(pages, 0, MEM_RELEASE);
 }
 /* Addresses that nobody may touch, set aside for one block; parts become zeroed memory and are given back. */
-static void *smi_os_aside(size_t size) { return smi_os_reserve(size); }
+static void *smi_os_aside(size_t size, size_t alignment) { /* that is for huge pages, which are others here */
+    (void)alignment;
+    return smi_os_reserve(size);
+}
 static bool smi_os_aside_open(void *pages, size_t size) { return smi_os_commit(pages, size); }
 static void smi_os_aside_shut(void *pages, size_t size) { smi_os_purge(pages, size); }
+SMI_FOR_LAYERS void smi_os_populate(void *pages, size_t size) { (void)pages, (void)size; }
 
 /* Committed, zeroed pages at a multiple of alignment. */
 static void *smi_os_map(size_t size, size_t alignment) {
@@ -2114,6 +2184,10 @@ static void *smi_os_map(size_t size, size_t alignment) {
 static void *smi_os_remap(void *pages, size_t old_size, size_t new_size) {
     (void)pages, (void)old_size, (void)new_size;
     return NULL;
+}
+static void *smi_os_lift(void *pages, size_t size, size_t new_size) { return smi_os_remap(pages, size, new_size); }
+static void smi_os_lift_undo(void *at, size_t new_size, void *pages, size_t size) {
+    (void)at, (void)new_size, (void)pages, (void)size;
 }
 
 static uint64_t smi_os_now_ns(void) {
@@ -2538,13 +2612,25 @@ static void smi_os_release(void *pages, size_t size) { munmap(pages, size); }
 
 /* Addresses that nobody may touch, set aside for one block; parts become zeroed memory and are given back. The kernel
  * merges neighbours of the same access: it is one mapping that grows into another, however often that is done. */
-static void *smi_os_aside(size_t size) { return smi_os_map_for(size, 65536, PROT_NONE); }
+static void *smi_os_aside(size_t size, size_t alignment) { return smi_os_map_for(size, alignment, PROT_NONE); }
 static bool smi_os_aside_open(void *pages, size_t size) {
     return !smi_os_fails() && mprotect(pages, size, PROT_READ | PROT_WRITE) == 0;
 }
 static void smi_os_aside_shut(void *pages, size_t size) {
     smi_os_purge(pages, size);
     (void)mprotect(pages, size, PROT_NONE); /* refused: then they can be touched, and read as zero */
+}
+
+/* Pages that will be written at once get their memory in one call, at two thirds of the time of a fault for each. Where the
+ * kernel cannot (Linux 5.14), and where memory is short, they get it when they are touched. */
+SMI_FOR_LAYERS void smi_os_populate(void *pages, size_t size) {
+#if defined(__linux__)
+    enum { SMI_POPULATE_WRITE = 23 }; /* MADV_POPULATE_WRITE, which old headers lack */
+    int reason = errno;
+    if (madvise(pages, size, SMI_POPULATE_WRITE) != 0) errno = reason;
+#else
+    (void)pages, (void)size;
+#endif
 }
 
 /* Grows or shrinks a mapping, moving its page tables instead of its bytes; NULL: it is as before. */
@@ -2555,6 +2641,30 @@ static void *smi_os_remap(void *pages, size_t old_size, size_t new_size) {
     return at == -1 ? NULL : (void *)at;
 #else
     (void)pages, (void)old_size, (void)new_size;
+    return NULL;
+#endif
+}
+
+/* Moves part of a mapping into one of its own, which then grows; zeroed pages stay behind. NULL: as before (older than
+ * Linux 5.7, or not one mapping: the caller copies). In two steps, as what is moved and what is new must be one mapping. */
+static void smi_os_lift_undo(void *at, size_t new_size, void *pages, size_t size) {
+#if defined(__linux__) && defined(SYS_mremap)
+    if (new_size > size) munmap((char *)at + size, new_size - size);
+    (void)syscall(SYS_mremap, at, size, size, 3L /* MREMAP_MAYMOVE | MREMAP_FIXED: over zeroed pages of ours */, pages);
+#else
+    (void)at, (void)new_size, (void)pages, (void)size;
+#endif
+}
+static void *smi_os_lift(void *pages, size_t size, size_t new_size) {
+#if defined(__linux__) && defined(SYS_mremap)
+    if (smi_os_fails()) return NULL;
+    long at = syscall(SYS_mremap, pages, size, size, 5L /* MREMAP_MAYMOVE | MREMAP_DONTUNMAP */, 0L);
+    if (at == -1) return NULL;
+    void *grown = smi_os_remap((void *)at, size, new_size);
+    if (grown == NULL) smi_os_lift_undo((void *)at, size, pages, size);
+    return grown;
+#else
+    (void)pages, (void)size, (void)new_size;
     return NULL;
 #endif
 }
@@ -4051,6 +4161,13 @@ static void smi_region_give(smi_region *r, size_t at, size_t n) {
     if (at < r->hint) r->hint = at;
 }
 
+/* As smi_region_give, of granules whose pages have gone elsewhere. */
+static void smi_region_give_clean(smi_region *r, size_t at, size_t n) {
+    smi_region_give(r, at, n);
+    smi_bits_clear(r->dirty, at, n);
+    r->dirty_free -= n;
+}
+
 /* Gives the dirty free granules of [at, at + n) back to the system; returns how many there were. */
 static size_t smi_region_purge(smi_region *r, size_t at, size_t n) {
     size_t purged = 0;
@@ -4171,9 +4288,13 @@ static char *smi_span_from_region(smi_domain *d, size_t bytes, bool *zeroed, smi
     return base;
 }
 
-/* Addresses for a block that will grow where it is; memory as far as it has it now. */
+/* Addresses for a block that will grow where it is; memory as far as it has it now. What is beyond SMI_ASIDE_HUGE asks for
+ * huge pages: first touch takes a third of the time, and the last of them is at most 1/64 of the block. */
+static const size_t SMI_HUGE_PAGE = (size_t)2 << 20, SMI_ASIDE_HUGE = (size_t)128 << 20;
 static char *smi_span_aside(const smi_page *page) {
-    char *base = (char *)smi_os_aside(page->reserved);
+    bool large = page->reserved > SMI_ASIDE_HUGE;
+    char *base = (char *)smi_os_aside(page->reserved, large ? SMI_HUGE_PAGE : (size_t)65536);
+    if (base != NULL && large) smi_os_huge_advise(base + SMI_ASIDE_HUGE, page->reserved - SMI_ASIDE_HUGE);
     if (base == NULL || smi_os_aside_open(base, page->bytes)) return base;
     int reason = errno;
     smi_os_release(base, page->reserved);
@@ -4232,6 +4353,7 @@ static size_t smi_span_round(const smi_domain *d, size_t bytes) {
 /* What is set aside, and what of it becomes memory at once: access is changed by whole pages of the system. */
 static size_t smi_aside_round(size_t bytes) {
     size_t unit = smi_os_page > (size_t)SMI_GRANULE ? smi_os_page : (size_t)SMI_GRANULE;
+    if (bytes > SMI_ASIDE_HUGE && unit < SMI_HUGE_PAGE) unit = SMI_HUGE_PAGE;
     return bytes > SIZE_MAX - unit ? 0 : (bytes + unit - 1) & ~(unit - 1);
 }
 
@@ -5865,6 +5987,26 @@ static char *smi_huge_remap(smi_domain *d, smi_page *page, size_t bytes) {
     return entered ? start : NULL;
 }
 
+/* A span that becomes too large for a region gets a mapping of its own. Its pages move, so their charge stays. */
+static char *smi_huge_lift(smi_domain *d, smi_page *page, size_t bytes) {
+    smi_claim claim;
+    if (!smi_charge(&d->budget, bytes - page->bytes, 0, &claim)) return NULL;
+    char *start = (char *)smi_os_lift(page->base, page->bytes, bytes);
+    bool entered = start != NULL && smi_map_prepare(start, 1);
+    if (!entered) {
+        if (start != NULL) smi_os_lift_undo(start, bytes, page->base, page->bytes);
+        smi_claim_undo(&claim, NULL);
+        return NULL;
+    }
+    smi_region *r = smi_region_of(page->base);
+    smi_map_set(page->base, page->bytes, smi_obituary(d, page));
+    smi_region_give_clean(r, (size_t)(page->base - r->base) / SMI_GRANULE, page->bytes / SMI_GRANULE);
+    page->origin = SMI_FROM_SYSTEM;
+    page->base = page->start = start;
+    smi_map_set(start, 1, page);
+    return start;
+}
+
 /* Changes the span of an unchecked huge block without copying: in place in a region, by mremap elsewhere. NULL: it is as
  * before; what met a limit is not told, the caller then copies or fails. */
 static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
@@ -5875,6 +6017,7 @@ static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
     smi_lock_take(&heap->lock);
     smi_lock_take(&smi_span_lock);
     char *start = page->origin == SMI_FROM_SYSTEM ? smi_huge_remap(d, page, bytes)
+                  : bytes > SMI_SPAN_MAX          ? smi_huge_lift(d, page, bytes)
                   : bytes > page->bytes           ? smi_huge_extend(d, page, bytes)
                                                   : smi_huge_cut(d, page, bytes);
     if (start != NULL) {
@@ -11763,6 +11906,9 @@ static size_t smi_array_larger(size_t capacity, size_t need, size_t most, double
     return need > capacity + extra ? need : capacity + extra;
 }
 
+/* The factor of an array whose block is of that size. */
+static double smi_array_growth(double growth, size_t bytes) { return growth != 0 ? growth : bytes < 65536 ? 2 : 1.5; }
+
 /* Which of the sizes from `want` down to `need` to try next, before that: memory may be short of the first. */
 static size_t smi_array_less(size_t want, size_t need) { return need + (want - need) / 4; }
 
@@ -11876,8 +12022,26 @@ static bool smi_array_resize_block(sagemem_array *array, size_t need, size_t wan
     return data != NULL;
 }
 
-/* Room for `more` elements behind the last. Stable arrays take memory in small steps, as nothing is copied: what is held is
- * at most 1/64 and 80 KiB more than what is used. */
+/* How many elements more than `need` a stable array takes memory for: small steps, as nothing is copied. What is held, in
+ * whole pages, is at most 1/64 and 80 KiB more than what is used. */
+static size_t smi_array_step(const sagemem_array *array, size_t need) {
+    size_t bytes = need / 64 * array->element_size, last = need > SMI_ASIDE_HUGE / array->element_size ? SMI_HUGE_PAGE : 0;
+    bytes = bytes > last + 65536 ? bytes - last : 65536;
+    size_t step = bytes / array->element_size, left = array->stable_max - need;
+    return step < left ? step : left;
+}
+
+/* What a stable array has taken for elements that are now pushed one by one gets its memory at once. Not where that would
+ * be more than 1/16: they may be the last. */
+static void smi_array_populate(const sagemem_array *array) {
+    size_t used = array->count * array->element_size;
+    if (array->stable_max == 0 || used < ((size_t)1 << 20) || smi_watched) return;
+    char *at = (char *)(((uintptr_t)array->data + used + smi_os_page - 1) & ~(uintptr_t)(smi_os_page - 1));
+    char *end = (char *)array->data + array->capacity * array->element_size;
+    if (at < end && (size_t)(end - at) <= used / 16) smi_os_populate(at, (size_t)(end - at));
+}
+
+/* Room for `more` elements behind the last. */
 static bool smi_array_make_room(sagemem_array *array, size_t more, const char *call) {
     size_t count = array->count, size = array->element_size, room = smi_array_room(array), most = smi_array_most(size), want;
     if (count <= room && more <= room - count) return true;
@@ -11890,12 +12054,8 @@ static bool smi_array_make_room(sagemem_array *array, size_t more, const char *c
         smi_array_overflow(count, more, size, call);
         return false;
     }
-    if (array->stable_max > 0) {
-        size_t step = count / 64 > 65536 / size ? count / 64 : 65536 / size;
-        want = array->stable_max - count - more > step ? count + more + step : array->stable_max;
-    } else {
-        want = smi_array_larger(room, count + more, most, array->growth);
-    }
+    if (array->stable_max > 0) want = count + more + smi_array_step(array, count + more);
+    else want = smi_array_larger(room, count + more, most, smi_array_growth(array->growth, room * size));
     return smi_array_resize_block(array, count + more, want, call);
 }
 
@@ -11941,7 +12101,7 @@ SAGEMEM_API sagemem_status sagemem_array_init(sagemem_array *array, const sageme
     void *data = smi_alloc_wish(desc->heap, NULL, 16, first * size, desc->tag, smi_nowhere, wish, call);
     if (data == NULL) return smi_mine.error.status;
     array->element_size = size;
-    array->growth = desc->growth == 0 ? 1.5 : desc->growth;
+    array->growth = desc->growth;
     array->stable_max = desc->stable_max;
     smi_array_settle(array, data);
     return SAGEMEM_OK;
@@ -11957,7 +12117,7 @@ SAGEMEM_API sagemem_status sagemem_array_get_desc(const sagemem_array *array, sa
     out->tag = ref.tag;
     out->element_size = array->element_size;
     out->initial_capacity = smi_array_room(array);
-    out->growth = array->growth;
+    out->growth = smi_array_growth(array->growth, SIZE_MAX);
     out->stable_max = array->stable_max;
     return SAGEMEM_OK;
 }
@@ -11970,6 +12130,7 @@ SMI_NOINLINE sagemem_status smi_array_push_slow(sagemem_array *array, const void
     bool inside = offset < array->count * array->element_size; /* then it moves with the array */
     char *to = smi_array_extend(array, 1, call);
     if (to == NULL) return smi_mine.error.status;
+    smi_array_populate(array);
     memcpy(to, inside ? (const char *)array->data + offset : (const char *)element, array->element_size);
     return SAGEMEM_OK;
 }

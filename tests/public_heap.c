@@ -915,6 +915,46 @@ static void realloc_in_place_where_it_can(void **state) {
     sagemem_heap_destroy(heap);
 }
 
+/* From a region into a mapping of its own, with all that lies there: first over a limit, then with system calls failing. */
+static sagemem_status outgrow_region(void *ctx) {
+    sagemem_heap *heap = ctx;
+    const size_t before = 12 * MIB, after = 20 * MIB;
+    unsigned char *old = sagemem_alloc(heap, before, 30), *block = old;
+    if (old == NULL) return sagemem_last_error()->status;
+    for (size_t i = 0; i < before; i += 4096) old[i] = (unsigned char)(i >> 12);
+    assert_int_equal(sagemem_limit_set(heap, before + MIB), SAGEMEM_OK);
+    assert_null(sagemem_realloc(heap, old, after, SAGEMEM_TAG_SAME));
+    assert_true(stats_of(heap).held == before && tag_stats_of(heap, 30).used == before);
+    assert_int_equal(sagemem_limit_set(heap, 0), SAGEMEM_OK);
+    for (int attempt = 0; attempt < 2 && block == old; attempt++) {
+        unsigned char *grown = sagemem_realloc(heap, block, after, SAGEMEM_TAG_SAME);
+        if (grown != NULL) block = grown;
+    }
+    assert_true(block != old && !sagemem_owns(old) && tag_stats_of(heap, 30).used == after);
+    for (size_t i = 0; i < before; i += 4096) assert_int_equal(block[i], (unsigned char)(i >> 12));
+    assert_int_equal(block[after - 1], 0);
+    sagemem_free(old + 5 * MIB); /* where it was */
+    assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "");
+    void *again = sagemem_alloc(heap, before, 30); /* the region has its addresses back */
+    assert_true(again == NULL || again == old);
+    sagemem_free(again);
+    assert_true(stats_of(heap).held == after && tag_stats_of(heap, 30).blocks == 1);
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    sagemem_free(block);
+    return SAGEMEM_OK;
+}
+
+static void realloc_outgrows_regions(void **state) {
+    (void)state;
+    if (watched()) skip();
+    sagemem_heap *heap = heap_named("outgrows", 0);
+    uint64_t points;
+    assert_int_equal(sagemem_check_failures(outgrow_region, heap, &points), SAGEMEM_OK);
+    assert_true(points >= 3);
+    assert_int_equal(stats_of(heap).held, 0);
+    sagemem_heap_destroy(heap);
+}
+
 static void realloc_of_bad_pointers(void **state) {
     (void)state;
     static char foreign[64] __attribute__((aligned(16)));
@@ -2470,6 +2510,7 @@ int main(int argc, char **argv) {
         T(realloc_changes_the_tag),
         T(realloc_of_null_allocates),
         T(realloc_in_place_where_it_can),
+        T(realloc_outgrows_regions),
         T(realloc_of_bad_pointers),
         T(memdup_and_strdup_copy),
         T(new_is_typed_and_zeroed),
