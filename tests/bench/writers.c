@@ -168,12 +168,9 @@ static bench_work *const works_large[BENCH_WORKS] = {large_write, NULL};
 static bench_work *const works_each[BENCH_WORKS] = {each_write, NULL};
 
 static const bench_side sides[] = {
-    {"sagemem", 0, NULL, works_sagemem},
-    {"sagemem, in place", 0, NULL, works_begin_end},
-    {"1 MiB by hand", 0, NULL, works_by_hand},
-    {"fwrite", 0, NULL, works_stdio},
-    {"fwrite_unlocked", 0, NULL, works_unlocked},
-    {"fwrite_unlocked, 1 MiB", 0, NULL, works_large},
+    {"sagemem", 0, NULL, works_sagemem},          {"sagemem, in place", 0, NULL, works_begin_end},
+    {"1 MiB by hand", 0, NULL, works_by_hand},    {"fwrite", 0, NULL, works_stdio},
+    {"fwrite_unlocked", 0, NULL, works_unlocked}, {"fwrite_unlocked, 1 MiB", 0, NULL, works_large},
     {"a write each", 0, NULL, works_each},
 };
 
