@@ -42,6 +42,9 @@ HDF5_CFLAGS := $(if $(HDF5),-DSAGEMEM_WITH_HDF5=1 $(patsubst -I%,-isystem %,$(sh
 HDF5_LIBS   := $(if $(HDF5),$(shell pkg-config --libs $(HDF5)))
 HDF5        := $(if $(HDF5),$(shell sh tests/can.sh $(CC) $(filter -m%,$(SANITIZE)) $(HDF5_LIBS) && echo $(HDF5)))
 
+# Its packet tables, which the benchmarks compare with, are a library apart.
+HDF5_HL     := $(if $(HDF5),$(shell sh tests/can.sh $(CC) $(filter -m%,$(SANITIZE)) $(HDF5_LIBS) -lhdf5_hl && echo -lhdf5_hl))
+
 PROGRAMS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/*_test.c tests/public_*.c)))
 PROGRAMS := $(filter-out $(if $(HDF5),,public_hdf5),$(PROGRAMS))
 SHELLS   := $(sort $(patsubst tests/%,%,$(wildcard tests/*_test.sh)))
@@ -66,7 +69,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check picture fuzz soak vital speed bench-deps bench format clean FORCE
+.PHONY: help demo deps test check picture fuzz soak vital bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -114,9 +117,10 @@ bench-deps: ## installs the allocators that the benchmarks compare with
 	@rm -f $(BUILD)/bench/peers
 
 # Both retention policies are run to their end; a goal that is missed is no error.
-bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory against other allocators (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,forest)
+bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory against other allocators, stdio, HDF5 (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,map)
 	@for policy in default keep; do \
-	  BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $< $$policy $(BUILD)/bench/$$policy || exit 1; \
+	  BENCH_FILES=$${BENCH_FILES:-$(BUILD)/bench} BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" \
+	    $< $$policy $(BUILD)/bench/$$policy || exit 1; \
 	done
 	@BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $(BUILD)/bench/growth $(BUILD)/bench/growth
 	@echo 'Figures are in $(BUILD)/bench/default.json, keep.json and growth.json, plots beside them.'
@@ -124,9 +128,6 @@ bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory
 format: ## formats the changed C files (needs clang-format)
 	@git ls-files --modified --others --exclude-standard -- '*.c' '*.h' '*.cpp' | \
 	  while read -r file; do clang-format -i "$$file" || exit 1; echo "$$file"; done
-
-speed: $(BUILD)/speed ## measures streams against a loop over a mapped file and getline (1 GB in the build directory)
-	@$(BUILD)/speed $(BUILD)
 
 clean: ## removes everything that was built
 	rm -rf $(BUILD)
@@ -183,9 +184,6 @@ $(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/f
 $(BUILD)/vital: tests/vital.c $(BUILD)/implementation.o $(BUILD)/flags
 	@$(compile) -O2 -Itests -o $@ $< $(call library,$<) -lm
 
-$(BUILD)/speed: tests/speed.c $(BUILD)/implementation.o $(BUILD)/flags
-	@$(compile) -O2 -o $@ $< $(call library,$<) -lm
-
 # Peers that are not installed are left out; which there are is asked once, and again after make bench-deps.
 $(BUILD)/bench/peers: tests/bench/peers.sh $(BUILD)/flags
 	@mkdir -p $(BUILD)/bench
@@ -197,8 +195,13 @@ $(BUILD)/bench/%.o: tests/bench/%.c $(BUILD)/bench/peers $(BUILD)/flags
 $(BUILD)/bench/%.o: tests/bench/%.cpp $(BUILD)/bench/peers $(BUILD)/flags
 	@$(CXX) $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(flags)) -MMD -MF $@.d -MT $@ $$(sed -n 1p $(BUILD)/bench/peers) -c -o $@ $<
 
-$(BUILD)/bench/compare: $(patsubst tests/bench/%,$(BUILD)/bench/%.o,$(basename $(BENCH))) $(BUILD)/implementation.o
-	@$(CXX) $(SANITIZE) -pthread -o $@ $^ $$(sed -n 2p $(BUILD)/bench/peers) -ldl -lm
+$(BUILD)/bench/hdf5.o: tests/bench/hdf5.c sagemem.h $(BUILD)/flags
+	@mkdir -p $(BUILD)/bench
+	@$(compile) $(if $(HDF5_HL),$(HDF5_CFLAGS)) -c -o $@ $<
+
+bench_objects = $(patsubst tests/bench/%,$(BUILD)/bench/%.o,$(basename $(BENCH)))
+$(BUILD)/bench/compare: $(bench_objects) $(BUILD)/implementation$(if $(HDF5_HL),_hdf5).o
+	@$(CXX) $(SANITIZE) -pthread -o $@ $^ $$(sed -n 2p $(BUILD)/bench/peers) $(if $(HDF5_HL),$(HDF5_LIBS) $(HDF5_HL)) -ldl -lm
 
 bench_parts = $(BUILD)/bench/bench.o $(BUILD)/bench/peers.o
 $(BUILD)/bench/growth: $(patsubst tests/bench/%.c,$(BUILD)/bench/%.o,$(GROWTH)) $(bench_parts) $(BUILD)/implementation.o

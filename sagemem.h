@@ -13466,7 +13466,8 @@ typedef struct smi_writer_part {
 
 struct sagemem_writer {
     smi_object object;
-    size_t fast; /* what is smaller, and fits, takes the short path: size of now; 0 from any thread: look at the budget */
+    const void *quick; /* where the short paths are open, &smi_writer_kind: it has not ended, and no sink is running */
+    size_t fast;       /* what is smaller, and fits, takes the short path: size of now; 0 from any thread: look at the budget */
     smi_writer_part now, flight;
     uint32_t forks; /* of the process that opened it */
     bool begun;
@@ -13542,8 +13543,11 @@ static sagemem_status smi_writer_put(const sagemem_writer *w, const char *data, 
 
 /* The same in the caller's thread: a sink that used its own writer meanwhile would lose what that accepts. */
 static sagemem_status smi_writer_put_here(sagemem_writer *w, const char *data, size_t size, uint64_t position, size_t *put) {
+    const void *quick = w->quick;
     w->object.busy = true;
+    w->quick = NULL;
     sagemem_status status = smi_writer_put(w, data, size, position, put);
+    if (w->object.domain != &smi_process) w->quick = quick; /* else the sink has ended it */
     w->object.busy = false;
     return status;
 }
@@ -14064,6 +14068,8 @@ static void smi_writer_cut(const sagemem_writer *w) {
 static void smi_writer_end(smi_object *o) {
     sagemem_writer *w = (sagemem_writer *)o;
     bool ours = w->forks == smi_os_forks; /* in the child of a fork, all but the memory is the parent's */
+    w->quick = NULL;                      /* for a call on the writer that has ended */
+    SMI_STORE(&w->fast, (size_t)0);
     if (w->threaded && ours) {
         smi_lock_take(&w->lock);
         w->quit = true;
@@ -14167,6 +14173,7 @@ SAGEMEM_API sagemem_writer *sagemem_writer_open(const sagemem_writer_desc *desc)
     }
     smi_writer_list(w);
     smi_writer_quicken(w);
+    w->quick = &smi_writer_kind;
     smi_object_leave(&w->object);
     return w;
 }
@@ -14228,14 +14235,15 @@ SMI_NOINLINE sagemem_status smi_writer_write_slow(sagemem_writer *w, const void 
     return status;
 }
 
-/* What smi_object_enter finds in the ordinary case: a live writer in a heap of the calling thread's own, and not a parent's. */
-SMI_INLINE bool smi_writer_mine(const sagemem_writer *w) {
-    return smi_lookup(w) == &smi_meta_page && ((uintptr_t)w & 63) == 0 && w->object.kind == &smi_writer_kind &&
-           SMI_LOAD(&w->object.domain->base->owner) == smi_self() && w->forks == smi_os_forks && !w->object.busy;
+/* What smi_object_enter finds in the ordinary case: a live writer in a heap of the calling thread's own, and not a parent's. That a
+ * writer's structure is where the library keeps its own, is believed of what is aligned like one: the page map is not asked. */
+SMI_INLINE bool smi_writer_quick(const sagemem_writer *w) {
+    return w != NULL && ((uintptr_t)w & 63) == 0 && w->quick == &smi_writer_kind && smi_is_self(SMI_LOAD(&w->desc.heap->owner)) &&
+           w->forks == smi_os_forks;
 }
 
 SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size) {
-    if (SMI_UNLIKELY(!smi_writer_mine(writer) || data == NULL)) return smi_writer_write_slow(writer, data, size);
+    if (SMI_UNLIKELY(!smi_writer_quick(writer) || data == NULL)) return smi_writer_write_slow(writer, data, size);
     size_t used = writer->now.used, fast = SMI_LOAD(&writer->fast);
     if (SMI_UNLIKELY(size >= fast || used > fast - size)) return smi_writer_write_slow(writer, data, size);
     writer->begun = false;
@@ -14282,7 +14290,7 @@ SMI_NOINLINE void *smi_writer_begin_slow(sagemem_writer *w, size_t size) {
 }
 
 SAGEMEM_API void *sagemem_write_begin(sagemem_writer *writer, size_t size) {
-    if (SMI_UNLIKELY(!smi_writer_mine(writer) || writer->zero)) return smi_writer_begin_slow(writer, size);
+    if (SMI_UNLIKELY(!smi_writer_quick(writer) || writer->zero)) return smi_writer_begin_slow(writer, size);
     size_t used = writer->now.used, fast = SMI_LOAD(&writer->fast);
     if (SMI_UNLIKELY(size >= fast || used > fast - size)) return smi_writer_begin_slow(writer, size);
     writer->begun = true;
@@ -14307,7 +14315,7 @@ SMI_NOINLINE void smi_writer_end_slow(sagemem_writer *w, size_t used) {
 }
 
 SAGEMEM_API void sagemem_write_end(sagemem_writer *writer, size_t used) {
-    if (SMI_UNLIKELY(!smi_writer_mine(writer) || !writer->begun || used > writer->begun_bytes || SMI_LOAD(&writer->fast) == 0)) {
+    if (SMI_UNLIKELY(!smi_writer_quick(writer) || !writer->begun || used > writer->begun_bytes || SMI_LOAD(&writer->fast) == 0)) {
         smi_writer_end_slow(writer, used);
         return;
     }

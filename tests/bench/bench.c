@@ -100,6 +100,21 @@ void *bench_scratch(size_t bytes) {
 
 void bench_scratch_free(void *scratch, size_t bytes) { munmap(scratch, bytes); }
 
+uint64_t bench_file_size(uint64_t full, uint64_t part) {
+    const char *set = getenv("BENCH_FULL");
+    return bench_count(set != NULL && *set != '\0' && strcmp(set, "0") != 0 ? full : part);
+}
+
+int bench_file(bool in_memory) {
+    const char *set = getenv("BENCH_FILES"), *disk = set != NULL && *set != '\0' ? set : ".";
+    char path[4096];
+    snprintf(path, sizeof path, "%s/bench-XXXXXX", in_memory && access("/dev/shm", W_OK) == 0 ? "/dev/shm" : disk);
+    int file = mkstemp(path);
+    if (file < 0) bench_die(path, strerror(errno));
+    unlink(path);
+    return file;
+}
+
 /* -- What workloads use ---------------------------------------------------------------------------------- */
 
 bench_calls bench_peer;

@@ -39,6 +39,12 @@ double bench_min(const double *values, size_t count);
 void *bench_scratch(size_t bytes);
 void bench_scratch_free(void *scratch, size_t bytes);
 
+/* BENCH_FULL in the environment: files of the size that rows are about, not of a part of it. Bytes; a hundredth when quick. */
+uint64_t bench_file_size(uint64_t full, uint64_t part);
+/* A new file that nobody else sees and that goes with its descriptor, also if the program is killed: in the directory
+ * BENCH_FILES [.], or in memory where the system has a place for that; if not, in the directory. */
+int bench_file(bool in_memory);
+
 /* Says why and ends the program. */
 void bench_die(const char *why, const char *of) __attribute__((__noreturn__));
 
@@ -70,8 +76,8 @@ enum { BENCH_GOALS = 4, BENCH_SIDES = 16, BENCH_WORKS = 8, BENCH_REPETITIONS = 9
 
 /* ISOLATED: each run in a process of its own, as the memory of the process counts, or a fresh start. COARSE: a call more or less
  * does not matter, so that the library and glibc are not called through pointers as well. STEADY: nothing is left to
- * chance, and a few turns are enough. */
-enum { ISOLATED = 1, COARSE = 2, STEADY = 4 };
+ * chance, and a few turns are enough. ANY_POLICY: what memory is kept makes no difference, so it runs under the default alone. */
+enum { ISOLATED = 1, COARSE = 2, STEADY = 4, ANY_POLICY = 8 };
 
 typedef struct bench_row {
     const char *name, *text, *unit;

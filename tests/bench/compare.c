@@ -19,15 +19,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern const bench_group bench_yardsticks, bench_blocks, bench_scopes, bench_pools, bench_arrays, bench_threads, bench_replay;
-static const bench_group *const groups[] = {&bench_yardsticks, &bench_blocks,  &bench_scopes, &bench_pools,
-                                            &bench_arrays,     &bench_threads, &bench_replay};
+extern const bench_group bench_yardsticks, bench_blocks, bench_scopes, bench_pools, bench_arrays, bench_threads, bench_replay,
+    bench_writers, bench_hdf5, bench_files;
+static const bench_group *const groups[] = {&bench_yardsticks, &bench_blocks, &bench_scopes,  &bench_pools, &bench_arrays,
+                                            &bench_threads,    &bench_replay, &bench_writers, &bench_hdf5,  &bench_files};
 enum { GROUPS = sizeof groups / sizeof *groups, ROWS = 96 };
 
 /* -- Running --------------------------------------------------------------------------------------------- */
 
 bool bench_is_library(const bench_side *side) { return strncmp(side->name, "sagemem", 7) == 0; }
 static bool is_isolated(const bench_row *row) { return (row->flags & ISOLATED) != 0; }
+static bool is_of_policy(const bench_row *row) { return (row->flags & ANY_POLICY) == 0 || strcmp(bench_policy(), "default") == 0; }
 static bool by_pointers(const bench_side *side) { return (side->flags & POINTERS) != 0; }
 
 /* Directly and through pointers. */
@@ -176,7 +178,8 @@ static void say_goal(const bench_verdict *verdict, char *out, size_t size) {
     const bench_goal *goal = verdict->goal;
     const char *peer = verdict->peer != NULL ? verdict->peer->side->name : goal->of;
     if (goal->of == NULL) snprintf(out, size, "%s %.2f", words[goal->kind], goal->bound);
-    else if (goal->kind == FASTER && goal->bound <= 1) snprintf(out, size, "as fast as %s (how many times)", peer);
+    else if (goal->kind == FASTER && goal->bound >= 1 && goal->bound <= 1)
+        snprintf(out, size, "as fast as %s (how many times)", peer);
     else if (goal->kind == FASTER) snprintf(out, size, "%.3g times as fast as %s", goal->bound, peer);
     else if (strcmp(goal->of, "the best") == 0)
         snprintf(out, size, "%s %.2f of the best (%s)", words[goal->kind], goal->bound, peer);
@@ -300,7 +303,7 @@ static size_t run_groups(bench_result *results) {
     for (size_t g = 0; g < GROUPS; g++) {
         for (size_t r = 0; r < groups[g]->row_count; r++) {
             const bench_row *row = &groups[g]->rows[r];
-            if (!bench_wanted(row->name)) continue;
+            if (!bench_wanted(row->name) || !is_of_policy(row)) continue;
             if (count == ROWS) bench_die("too many rows", row->name);
             bench_result *result = &results[count++];
             result->row = row;
