@@ -5577,7 +5577,7 @@ static void smi_cell_push_quiet(smi_page *page, smi_cell *cell) {
 }
 
 /* offset * inverse, modulo 2^64. Of the i-th block that is i * (inverse * block_size - 2^64): with an inverse above
- * 2^64 / block_size, but not by more than 1, at least 16 i and at most block_size * i. From any other address of 48 bits, in
+ * 2^64 / block_size, but not by more than 2, at least 16 i and at most 2 * block_size * i. From any other address of 48 bits, in
  * this page or not, it is above that of the last block: so sagemem_free tells foreign pointers, and a wrong page of the cache
  * (the divisibility test of Lemire, Kaser, Kurz 2019, and a range check, in one). */
 SMI_INLINE uint64_t smi_slab_place(const smi_page *page, const void *at) {
@@ -5734,7 +5734,7 @@ static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_ind
     page->class_index = (uint16_t)class_index;
     page->block_size = (uint32_t)size;
     page->capacity = (uint16_t)(page->bytes / size);
-    page->inverse = UINT64_MAX / size + 1 + ((size & (size - 1)) == 0);
+    page->inverse = (UINT64_MAX / size + 1) | 1; /* odd: no distance that is not 0 vanishes */
     page->key = (uintptr_t)((smi_secret ^ (uint64_t)(uintptr_t)page) * SMI_MIX) | 1;
     page->cells = &smi_no_cell;
     /* The rest of the page shifts its blocks, or block 0 of every page would fall into the same cache sets. */
@@ -6662,7 +6662,6 @@ static void smi_collect(smi_domain *heap) {
     if (SMI_LOAD(&heap->pending)) {
         (void)__atomic_exchange_n(&heap->pending, 0, __ATOMIC_SEQ_CST);
         smi_heap_quick(heap); /* see smi_pending_set */
-        __atomic_store_n(&heap->quick, SMI_LOAD(&heap->quick), __ATOMIC_SEQ_CST);
     }
     smi_page *page = __atomic_load_n(&heap->remote_pages, __ATOMIC_SEQ_CST) != NULL
                          ? __atomic_exchange_n(&heap->remote_pages, (smi_page *)NULL, __ATOMIC_ACQ_REL)
@@ -6821,6 +6820,7 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
         return NULL;
     }
     if (smi_pending(heap)) smi_collect(heap);
+    else if (d->fresh && SMI_LOAD(&heap->quick) == 0) smi_heap_quick(heap); /* shut for what has been collected since */
     if (size >= 65536 && alignment < 64) alignment = 64;
     bool small = d->slab && size <= SMI_SMALL_MAX && alignment <= 16;
     if (!smi_records_ready(d, tag)) return NULL;
@@ -7567,7 +7567,8 @@ static void smi_domain_dispose(smi_domain *d);
 static void smi_heap_quick(smi_domain *h) {
     uintptr_t owner = h->fast ? SMI_LOAD(&h->owner) : 0;
     bool fresh = owner != 0 && h->top->fresh && !SMI_LOAD(&h->pending); /* else it looks first: see smi_pending_set */
-    SMI_STORE(&h->quick, h->top == h ? owner : fresh ? owner | SMI_FRESH : 0);
+    __atomic_store_n(&h->quick, h->top == h ? owner : fresh ? owner | SMI_FRESH : 0, __ATOMIC_SEQ_CST);
+    if (fresh && __atomic_load_n(&h->pending, __ATOMIC_SEQ_CST)) SMI_STORE(&h->quick, (uintptr_t)0);
     for (smi_domain *scope = h->top; scope != h; scope = scope->outer)
         SMI_STORE(&scope->quick_bump, scope->chain == NULL ? owner : 0);
 }
@@ -7618,6 +7619,7 @@ static sagemem_status smi_scope_end(smi_domain *heap) {
     SMI_SUB(&heap->scopes, 1);
     smi_domain *old = heap->ended;
     heap->ended = scope;
+    if (heap->top == heap && heap->exact_seen > 0) smi_event(heap, (size_t)heap->exact_seen); /* what was seen of it is gone */
     smi_lock_give(&heap->lock);
     smi_scope_drop_pages(scope);
     if (old != NULL && heap->unused != NULL) smi_domain_dispose(old);
@@ -8718,7 +8720,7 @@ static void smi_huge_move_out(smi_page *page, smi_domain *from, smi_domain *to) 
     smi_page_link(to, &to->pages, page);
     smi_count_free(from, page->tag, page->size, 1);
     smi_count_alloc(to, page->tag, page->size, 1);
-    if (to == to->base) smi_event_huge(to, page, true);
+    if (to == to->base) smi_publish(to, false); /* it may have been seen already, in its scope */
     SMI_ATOMIC_SUB(&from->budget.held, page->bytes);
     page->domain = to;
     smi_lock_give(&from->base->lock);

@@ -52,7 +52,7 @@ for kib in 24000 48000 100000 300000 1000000; do
 done
 
 # Less than the data: an ordinary failure with a message, whether the program's or the loader's; never a signal.
-for kib in 6000 8000 10000 12000; do
+for kib in 9000 10000 12000 14000; do
     forest $kib
     [ $status -eq 0 ] && continue # where the C library is a small one
     if [ $status -gt 127 ] || [ ! -s "$tmp/$kib.log" ]; then

@@ -15,7 +15,7 @@ name=$2
 shift 2
 mkdir -p "$results" || exit 1
 log=$results/$name.log
-seconds=${TEST_TIMEOUT:-110}
+seconds=${TEST_TIMEOUT:-300}
 start=$(date +%s)
 
 if command -v timeout >/dev/null 2>&1; then
