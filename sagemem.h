@@ -14072,7 +14072,6 @@ static void smi_writer_end(smi_object *o) {
     sagemem_writer *w = (sagemem_writer *)o;
     bool ours = w->forks == smi_os_forks; /* in the child of a fork, all but the memory is the parent's */
     w->quick = NULL;                      /* for a call on the writer that has ended */
-    SMI_STORE(&w->fast, (size_t)0);
     if (w->threaded && ours) {
         smi_lock_take(&w->lock);
         w->quit = true;

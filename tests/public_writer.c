@@ -902,6 +902,33 @@ static void the_last_made_ends_first(void **state) {
     assert_string_equal(ended_order, "cba");
 }
 
+/* A sink that uses its own writer, whose buffer is empty: there would be room. */
+static sagemem_status write_to_own(void *ctx, const void *data, size_t size, uint64_t offset) {
+    sagemem_writer *w = *(sagemem_writer *const *)ctx;
+    (void)data, (void)size, (void)offset;
+    check(sagemem_write(w, "x", 1) == SAGEMEM_E_BUSY);
+    check(sagemem_write_begin(w, 1) == NULL);
+    sagemem_write_end(w, 1);
+    return SAGEMEM_OK;
+}
+static void a_sink_is_kept_from_its_own_writer(void **state) {
+    (void)state;
+    static const char big[2000] = {0};
+    sagemem_writer *w = NULL;
+    sagemem_sink sink = {write_to_own, NULL, &w};
+    sagemem_writer_desc d = {0};
+    d.sink = &sink;
+    d.initial_bytes = 1000;
+    w = sagemem_writer_open(&d);
+    assert_non_null(w);
+    assert_int_equal(sagemem_write(w, big, sizeof big), SAGEMEM_OK);
+    assert_int_equal(faults, 3);
+    assert_int_equal(sagemem_write(w, "after", 5), SAGEMEM_OK);
+    assert_int_equal(sagemem_writer_accepted(w), 2005);
+    assert_int_equal(sagemem_writer_close(w), SAGEMEM_OK);
+    assert_int_equal(faults, 6);
+}
+
 static void *use_from_elsewhere(void *writer) {
     sagemem_writer *w = (sagemem_writer *)writer;
     check(sagemem_write(w, "x", 1) == SAGEMEM_E_BUSY);
@@ -919,7 +946,7 @@ static void *use_from_elsewhere(void *writer) {
 static void misuse_is_caught(void **state) {
     (void)state;
     pthread_t thread;
-    int local = 0;
+    _Alignas(64) char local[1024] = {0};
     sagemem_writer *w = open_path(in_place("misused"));
     assert_int_equal(sagemem_write(w, "abc", 3), SAGEMEM_OK);
     assert_int_equal(pthread_create(&thread, NULL, use_from_elsewhere, w), 0);
@@ -928,7 +955,7 @@ static void misuse_is_caught(void **state) {
     assert_int_equal(sagemem_writer_accepted(w), 3);
     assert_int_equal(sagemem_writer_close(NULL), SAGEMEM_E_ARGUMENT);
     assert_int_equal(faults, 10);
-    assert_int_equal(sagemem_write((sagemem_writer *)(void *)&local, "x", 1), SAGEMEM_E_FOREIGN);
+    assert_int_equal(sagemem_write((sagemem_writer *)(void *)local, "x", 1), SAGEMEM_E_FOREIGN);
     assert_int_equal(sagemem_write(NULL, "x", 1), SAGEMEM_E_FOREIGN);
     assert_int_equal(sagemem_writer_close(w), SAGEMEM_OK);
     faults = 0;
@@ -1261,6 +1288,7 @@ int main(void) {
         TEST(a_writer_ends_with_its_scope_and_says_so),
         TEST(the_last_made_ends_first),
         TEST(misuse_is_caught),
+        TEST(a_sink_is_kept_from_its_own_writer),
         TEST(the_child_of_a_fork_leaves_the_writers_alone),
         TEST(what_was_not_closed_at_exit_is_reported),
         TEST(little_memory_makes_a_smaller_buffer_or_an_error),

@@ -4,7 +4,7 @@
  *
  * Each row has a process of its own, so that no row finds what another left behind; in it the sides take turns, another one
  * first each time, after one turn that does not count. Figures are medians; a ratio is the median of the ratios of turns.
- * BENCH_QUICK, BENCH_ONLY: bench.h; BENCH_REPEAT: turns [7].
+ * BENCH_QUICK, BENCH_ONLY, BENCH_FULL, BENCH_FILES: bench.h; BENCH_REPEAT: turns [7].
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

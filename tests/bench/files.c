@@ -108,7 +108,7 @@ static size_t forest_size(void) {
 static void make_forests(void) {
     if (forests.all != NULL) return;
     seed = 1;
-    forests.in = file_of((size_t)bench_file_size(2000000000, 400000000), make_words);
+    forests.in = file_of((size_t)bench_file_size(2000000000, 300000000), make_words);
     forests.all = (forest *)bench_scratch((forests.in.size / SMALLEST + 1) * sizeof(forest));
     forests.buffer = (char *)bench_scratch(LARGEST);
     uint64_t at = 0;
@@ -343,7 +343,7 @@ static void by_getline(bench_input in) {
 /* ns for 1,000 bytes: the reciprocal of MB/ms, so that less is better, as in all rows. */
 static double count_by(void (*way)(bench_input in), double (*now)(void)) {
     static bench_input in;
-    if (in.size == 0) in = file_of((size_t)bench_file_size(1000000000, 200000000), make_fasta);
+    if (in.size == 0) in = file_of((size_t)bench_file_size(1000000000, 100000000), make_fasta);
     bases = 0;
     double start = now();
     way(in);
@@ -368,7 +368,7 @@ COUNT_WALL(stream_read_threads)
 
 /* A look at each page of a file that is nothing but a hole. */
 static bench_input sparse(void) {
-    bench_input in = {bench_file(false), (size_t)bench_file_size((uint64_t)16 << 30, (uint64_t)4 << 30)};
+    bench_input in = {bench_file(false), (size_t)bench_file_size((uint64_t)16 << 30, (uint64_t)2 << 30)};
     check(ftruncate(in.file, (off_t)in.size) == 0, "ftruncate");
     return in;
 }

@@ -95,7 +95,7 @@ static double append(uint64_t count, void (*way)(hid_t file, hid_t type, const g
     return ns / (double)count;
 }
 
-static uint64_t records(void) { return bench_file_size(1000000000, 200000000) / sizeof(galaxy); }
+static uint64_t records(void) { return bench_file_size(1000000000, 100000000) / sizeof(galaxy); }
 static double append_sagemem(const bench_row *row) { return (void)row, append(records(), by_writer); }
 static double append_blocks(const bench_row *row) { return (void)row, append(records(), by_blocks); }
 static double append_one(const bench_row *row) { return (void)row, append(records() / SLOWLY, one_by_one); }

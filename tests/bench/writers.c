@@ -124,7 +124,7 @@ static char bank[BANK + LONGEST];
 
 #define LOOP(name, open_side, put_side, close_side, slowness)                                                                      \
     static inline __attribute__((always_inline)) double name##_loop(const bench_row *row, int file, size_t size) {                 \
-        uint64_t count = bench_file_size(1000000000, 256000000) / size / (slowness);                                               \
+        uint64_t count = bench_file_size(1000000000, 128000000) / size / (slowness);                                               \
         const char *record = bank;                                                                                                 \
         (void)row;                                                                                                                 \
         double start = bench_cpu_ns();                                                                                             \
