@@ -3,7 +3,7 @@
 #
 # The output goes to RESULTS/NAME.log and the verdict (passed, failed, skipped) to RESULTS/NAME.status; a failure
 # shows the log. With -s a last line "skipped: ..." means skipped. Programs get no -s: cmocka's exit status
-# is the number of failures, whatever that is. TEST_TIMEOUT: seconds until the test is killed [110].
+# is the number of failures, whatever that is. TEST_TIMEOUT: seconds until the test is killed [300].
 set -u
 may_skip=no
 if [ "$1" = -s ]; then
