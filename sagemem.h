@@ -3561,7 +3561,7 @@ typedef struct smi_page {
     uintptr_t key;       /* slab: see smi_cell; odd */
     char *start;         /* slab: first block; chunk: first byte; huge: the block */
     uint64_t inverse;    /* slab: just above 2^64 / block_size, see smi_slab_place; */
-    uint64_t bound;      /* the place of a block handed out or threaded so far is below this */
+    smi_u64 bound;       /* the place of a block handed out or threaded so far is below this */
     uint32_t total;      /* slab: blocks ever handed out, less `folded` */
     uint32_t freed;      /* slab: of these, given back by the owner; total - freed - remote count are in use */
     uint32_t trigger;    /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
@@ -5586,7 +5586,7 @@ SMI_INLINE uint64_t smi_slab_place(const smi_page *page, const void *at) {
 /* The block's number in its page, or -1: `at`, any address, is not the start of a block that was ever handed out. */
 SMI_INLINE int64_t smi_slab_index(const smi_page *page, const void *at) {
     uintptr_t offset = (uintptr_t)at - (uintptr_t)page->start;
-    if (offset >= page->limit || smi_slab_place(page, at) >= page->bound) return -1;
+    if (offset >= SMI_LOAD(&page->limit) || smi_slab_place(page, at) >= SMI_LOAD(&page->bound)) return -1;
     return (int64_t)(offset / page->block_size);
 }
 
@@ -5703,8 +5703,8 @@ static bool smi_slab_extend(smi_page *page) {
     uint32_t from = page->limit / page->block_size, n = SMI_THREAD_BYTES / page->block_size + 1;
     if (n > page->capacity - from) n = page->capacity - from;
     if (n == 0) return false;
-    page->limit += n * page->block_size;
-    page->bound = (uint64_t)(from + n) * (page->inverse * page->block_size);
+    SMI_ADD(&page->limit, n * page->block_size); /* read by other threads that look at blocks */
+    SMI_STORE(&page->bound, (uint64_t)(from + n) * (page->inverse * page->block_size));
     for (uint32_t i = from + n; i-- > from;) {
         smi_cell *cell = (smi_cell *)(void *)(page->start + (size_t)i * page->block_size);
         if (smi_watched) smi_cell_push_quiet(page, cell);
@@ -6350,7 +6350,7 @@ static sagemem_status smi_resolve_slab(const smi_page *page, const void *p, smi_
     ref->size = page->block_size;
     if (index < 0) {
         uintptr_t offset = (uintptr_t)p - (uintptr_t)page->start;
-        bool inside = offset < page->limit;
+        bool inside = offset < SMI_LOAD(&page->limit);
         smi_describe(ref, inside ? page->start + offset / page->block_size * page->block_size : page->start, what, sizeof what);
         smi_text(text, size,
                  inside ? "%p lies inside %s; only the start of a block can be used"
@@ -13548,9 +13548,9 @@ static sagemem_status smi_writer_put(const sagemem_writer *w, const char *data, 
 static sagemem_status smi_writer_put_here(sagemem_writer *w, const char *data, size_t size, uint64_t position, size_t *put) {
     const void *quick = w->quick;
     w->object.busy = true;
-    w->quick = NULL;
+    SMI_STORE(&w->quick, NULL);
     sagemem_status status = smi_writer_put(w, data, size, position, put);
-    if (w->object.domain != &smi_process) w->quick = quick; /* else the sink has ended it */
+    if (w->object.domain != &smi_process) SMI_STORE(&w->quick, quick); /* else the sink has ended it */
     w->object.busy = false;
     return status;
 }
@@ -14071,7 +14071,7 @@ static void smi_writer_cut(const sagemem_writer *w) {
 static void smi_writer_end(smi_object *o) {
     sagemem_writer *w = (sagemem_writer *)o;
     bool ours = w->forks == smi_os_forks; /* in the child of a fork, all but the memory is the parent's */
-    w->quick = NULL;                      /* for a call on the writer that has ended */
+    SMI_STORE(&w->quick, NULL);           /* for a call on the writer that has ended */
     if (w->threaded && ours) {
         smi_lock_take(&w->lock);
         w->quit = true;
@@ -14175,7 +14175,7 @@ SAGEMEM_API sagemem_writer *sagemem_writer_open(const sagemem_writer_desc *desc)
     }
     smi_writer_list(w);
     smi_writer_quicken(w);
-    w->quick = &smi_writer_kind;
+    SMI_STORE(&w->quick, &smi_writer_kind);
     smi_object_leave(&w->object);
     return w;
 }
@@ -14240,8 +14240,8 @@ SMI_NOINLINE sagemem_status smi_writer_write_slow(sagemem_writer *w, const void 
 /* What smi_object_enter finds in the ordinary case: a live writer in a heap of the calling thread's own, and not a parent's. That a
  * writer's structure is where the library keeps its own, is believed of what is aligned like one: the page map is not asked. */
 SMI_INLINE bool smi_writer_quick(const sagemem_writer *w) {
-    return w != NULL && ((uintptr_t)w & 63) == 0 && w->quick == &smi_writer_kind && smi_is_self(SMI_LOAD(&w->desc.heap->owner)) &&
-           w->forks == smi_os_forks;
+    return w != NULL && ((uintptr_t)w & 63) == 0 && SMI_LOAD(&w->quick) == &smi_writer_kind &&
+           smi_is_self(SMI_LOAD(&w->desc.heap->owner)) && w->forks == smi_os_forks;
 }
 
 SAGEMEM_API sagemem_status sagemem_write(sagemem_writer *writer, const void *data, size_t size) {
