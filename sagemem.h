@@ -6753,6 +6753,7 @@ static bool smi_use_try(smi_domain *heap) {
     return true;
 }
 static void smi_use_end(smi_domain *heap) {
+    SMI_ASSUME(heap != NULL);
     if (--heap->uses > 0) return;
     SMI_STORE(&heap->user, (uintptr_t)0);
     smi_lock_give(&heap->use_lock);
@@ -13994,6 +13995,7 @@ static sagemem_status smi_writer_prepare(sagemem_writer *w, const char *call) {
     const char *path = w->desc.path;
     if (path != NULL && (w->path = smi_writer_copy(w, path, call)) == NULL) return smi_mine.error.status;
     if (w->desc.atomic) {
+        SMI_ASSUME(path != NULL); /* an atomic writer without one was refused */
         if (!smi_os_real_target(path, real, sizeof real))
             return smi_fail_file(call, path, "look at the path", "finding where it leads");
         if (*smi_os_name_in(real) == '\0' || *smi_os_name_in(path) == '\0')
@@ -16416,6 +16418,7 @@ static sagemem_status smi_index_fill(sagemem_index *x, smi_index_file *f, const 
 
 static sagemem_index *smi_index_load(smi_index_file *f, sagemem_map *map, const sagemem_index_desc *desc) {
     smi_index_header header;
+    memset(&header, 0, sizeof header);
     if (smi_index_header_read(f, &header) != SAGEMEM_OK) return NULL;
     if (!smi_index_sensible(&header)) {
         smi_index_corrupt(f, "has a header that makes no sense");
@@ -18424,6 +18427,7 @@ SAGEMEM_API size_t sagemem_leaks(const sagemem_heap *heap, const sagemem_sink *t
     if (root == NULL) return 0;
     sagemem_snapshot *s = to != NULL ? smi_snap_make(root, true, call) : NULL;
     sagemem_heap_stats stats;
+    memset(&stats, 0, sizeof stats);
     if (s == NULL) return sagemem_heap_get_stats(heap, &stats) == SAGEMEM_OK ? (size_t)stats.blocks : 0;
     size_t left = (size_t)s->owners[0].all.blocks;
     smi_report_out out;
@@ -18516,6 +18520,7 @@ SAGEMEM_API sagemem_status sagemem_report_file(const sagemem_heap *heap, sagemem
     if (smi_report_format(format, call) != SAGEMEM_OK || smi_report_root(heap, call) == NULL) return smi_mine.error.status;
     if (strcmp(path, "-") == 0) return smi_report_stdout(heap, format, call);
     smi_report_place place;
+    memset(&place, 0, sizeof place);
     place.call = call;
     place.path = path;
     sagemem_status status = smi_report_open(&place);
