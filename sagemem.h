@@ -6978,17 +6978,22 @@ static const uint64_t SMI_FRESH_BLOCK = (uint64_t)1 << 40;
 /* Of a small block in a chunk without dressing: its word and itself, at least four words, see smi_units_min. */
 SMI_INLINE size_t smi_bump_units(size_t size) { return (size + 8 + 15) / 16 + (size < 9); }
 
-/* The short path of a fresh scope: the room at the end of its chunk, and one counter. NULL: the long way. */
+/* A block at the end of a fresh scope's chunk, where there is room; one counter. */
+SMI_INLINE void *smi_fresh_take(smi_domain *d, smi_group *group, size_t units, sagemem_tag tag) {
+    char *header = d->bump_at;
+    d->bump_at = header + units * 16;
+    SMI_STORE((smi_u64 *)(void *)header, smi_word(d, header, units, tag, SMI_LIVE));
+    SMI_ADD(&group->fresh[tag % SMI_GROUP], SMI_FRESH_BLOCK + units);
+    return header + 8;
+}
+
+/* The short path of a fresh scope. NULL: the long way. */
 SMI_INLINE void *smi_alloc_fresh(smi_domain *d, size_t size, sagemem_tag tag) {
     size_t t = tag, units = smi_bump_units(size);
     if (SMI_UNLIKELY(size >= 65536 || t > SAGEMEM_TAG_MAX)) return NULL; /* from 64 KiB on blocks are aligned */
     smi_group *group = SMI_LOAD(&d->group[t / SMI_GROUP]);
-    char *header = d->bump_at, *next = (char *)((uintptr_t)header + units * 16);
-    if (SMI_UNLIKELY(group == NULL || next > d->bump_end)) return NULL;
-    d->bump_at = next;
-    SMI_STORE((smi_u64 *)(void *)header, smi_word(d, header, units, tag, SMI_LIVE));
-    SMI_ADD(&group->fresh[t % SMI_GROUP], SMI_FRESH_BLOCK + units);
-    return header + 8;
+    if (SMI_UNLIKELY(group == NULL || (uintptr_t)d->bump_at + units * 16 > (uintptr_t)d->bump_end)) return NULL;
+    return smi_fresh_take(d, group, units, tag);
 }
 
 /* The first of the short paths: the thread's own heap; a block of one of the sizes that need no search for their class, or of a
@@ -7009,10 +7014,11 @@ SMI_INLINE void *smi_alloc_larger(sagemem_heap *heap, size_t size, sagemem_tag t
     return smi_alloc_class(heap, smi_class_of(size), tag);
 }
 
+enum { SMI_GAP_MOST = 80 };
 /* What lies in front of a block in a chunk that is to be aligned to 64: 0, or enough for a block. */
 SMI_INLINE size_t smi_bump_gap(const char *header) {
     size_t gap = (0 - (uintptr_t)(header + 8)) % 64;
-    return gap == 16 ? 80 : gap;
+    return gap == 16 ? (size_t)SMI_GAP_MOST : gap;
 }
 
 /* A fresh scope's first block, its first with a tag, or one that is to be aligned. NULL: the long way. */
@@ -7025,7 +7031,7 @@ static void *smi_alloc_first(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     size_t units = smi_bump_units(size);
     if (d->chunk == NULL) {
         smi_mine.paying = &d->budget;
-        bool made = smi_chunk_new(d, units + 80 / 16, "sagemem_alloc");
+        bool made = smi_chunk_new(d, units + SMI_GAP_MOST / 16, "sagemem_alloc");
         smi_mine.paying = NULL;
         if (!made) return NULL;
     }
@@ -7037,11 +7043,8 @@ static void *smi_alloc_first(sagemem_heap *heap, size_t size, sagemem_tag tag) {
         smi_link_set(d, lead, 0, NULL);
         smi_link_set(d, lead, 1, NULL);
     }
-    char *header = lead + gap;
-    d->bump_at = header + units * 16;
-    smi_set(header, smi_word(d, header, units, tag, SMI_LIVE));
-    SMI_ADD(&d->group[tag / SMI_GROUP]->fresh[tag % SMI_GROUP], SMI_FRESH_BLOCK + units);
-    return header + 8;
+    d->bump_at = lead + gap;
+    return smi_fresh_take(d, d->group[tag / SMI_GROUP], units, tag);
 }
 
 /* The short path of a scope of which something has been freed: the same with all counters. NULL: the long way. */
@@ -8346,7 +8349,7 @@ static size_t smi_domain_check(smi_domain *d, const char *call) {
 
 /* -- The calls for blocks ---------------------------------------------------------------------------------------- */
 
-/* As smi_alloc_else, with less to carry along, and for the calls that are made most: exhausted pages are replaced here, too. */
+/* As smi_alloc_else, with less to carry along. */
 SMI_NOINLINE void *smi_alloc_plain(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     void *block = smi_alloc_short(heap, size, tag);
     return SMI_LIKELY(block != NULL) ? block : smi_alloc_slow(heap, NULL, 16, size, tag, smi_nowhere, false, "sagemem_alloc");

@@ -7,24 +7,8 @@ build=$(dirname "${1:?usage: combinations_test.sh BUILD/combinations DATA}")
 data=${2:?usage: combinations_test.sh BUILD/combinations DATA}
 forest=$build/forest
 
-tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
-
-passed=0
-failed=0
-
-ok() { # ok WHAT COMMAND...: the command must succeed
-    what=$1
-    shift
-    if "$@" >"$tmp/ok.log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $what"
-        sed 's/^/    /' "$tmp/ok.log" "$tmp/err" 2>/dev/null | head -n 8
-    fi
-}
+# shellcheck source=tests/outside.sh
+. "$(dirname "$0")/outside.sh"
 
 run() { # run ARGUMENT...: leaves $status, $tmp/out, $tmp/err; the galaxies are in $tmp/dir
     rm -rf "$tmp/dir"

@@ -11,23 +11,8 @@ if [ ! -x "$forest" ] || ! command -v h5dump >/dev/null; then
     echo 'skipped: HDF5 is not installed'
     exit 0
 fi
-tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
-passed=0
-failed=0
-
-ok() { # ok WHAT COMMAND...: the command must succeed
-    what=$1
-    shift
-    if "$@" >"$tmp/ok.log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $what"
-        head -n 8 "$tmp/ok.log"
-    fi
-}
+# shellcheck source=tests/outside.sh
+. "$(dirname "$0")/outside.sh"
 fails() { ! "$@"; }
 
 # All words of the records, read as numbers of this type, one a line.

@@ -8,24 +8,8 @@ data=${2:?usage: forest_test.sh FOREST DATA}
 trees=$data/trees_063.0
 name=galaxies_063_z0.000.bin
 
-tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
-
-passed=0
-failed=0
-
-ok() { # ok WHAT COMMAND...: the command must succeed
-    what=$1
-    shift
-    if "$@" >"$tmp/ok.log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $what"
-        sed 's/^/    /' "$tmp/ok.log" "$tmp/err" 2>/dev/null | head -n 8
-    fi
-}
+# shellcheck source=tests/outside.sh
+. "$(dirname "$0")/outside.sh"
 
 run() { # run ARGUMENT...: leaves $status, $tmp/out, $tmp/err
     "$forest" "$@" >"$tmp/out" 2>"$tmp/err"

@@ -325,6 +325,69 @@ static void bound_with_blocks_kept(void **state) {
     sagemem_heap_destroy(heap);
 }
 
+/* A block that is kept was seen in its scope already: those above must not see it twice. */
+static void bound_of_a_parent_with_a_block_kept(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_new(0, NULL, 0), *child = heap_new(0, heap, 0);
+    void *first = sagemem_alloc(heap, 100 << 20, 1);
+    uint64_t truly = sagemem_size(first);
+    sagemem_free(first);
+    assert_int_equal(stats_of(heap).used_peak, truly);
+    assert_int_equal(sagemem_scope_begin(heap, "keeps", 1), SAGEMEM_OK);
+    void *kept = sagemem_alloc(heap, 30 << 20, 1);
+    kept = sagemem_keep(kept);
+    assert_non_null(kept);
+    assert_non_null(sagemem_alloc(child, 50 << 20, 1));
+    assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    peak_within_bound(heap, truly, 0, "a block kept beside a child");
+    sagemem_heap_destroy(child);
+    sagemem_heap_destroy(heap);
+}
+
+/* What a scope had is gone for those above, too, when another heap grows next. */
+static void bound_of_a_parent_with_scopes(void **state) {
+    (void)state;
+    static const size_t sizes[] = {100 << 20, 1000};
+    for (int i = 0; i < 2; i++) {
+        sagemem_heap *parent = heap_new(0, NULL, 0), *one = heap_new(0, parent, 0), *other = heap_new(0, parent, 0);
+        uint64_t truly = 0;
+        assert_int_equal(sagemem_scope_begin(one, "forest", 1), SAGEMEM_OK);
+        for (size_t bytes = 0; bytes < (size_t)(100 << 20); bytes += sizes[i]) {
+            void *block = sagemem_alloc(one, sizes[i], 1);
+            assert_non_null(block);
+            truly += sagemem_size(block);
+        }
+        assert_int_equal(sagemem_scope_end(one), SAGEMEM_OK);
+        void *block = sagemem_alloc(other, 90 << 20, 1);
+        assert_non_null(block);
+        uint64_t peak = stats_of(parent).used_peak;
+        REQUIRE(peak <= truly, "blocks of %zu: the recorded peak %llu is above the true one %llu", sizes[i], UINT(peak),
+                UINT(truly));
+        sagemem_heap_destroy(other);
+        sagemem_heap_destroy(one);
+        sagemem_heap_destroy(parent);
+    }
+}
+
+/* What another thread freed before the scope began is room again with the scope's first block. */
+static void freed_elsewhere_before_a_scope(void **state) {
+    (void)state;
+    sagemem_heap *heap = heap_new(0, NULL, 0);
+    for (int i = 0; i < 3; i++) {
+        void *large = sagemem_alloc(heap, 64 << 20, 1);
+        assert_non_null(large);
+        if (i == 1) assert_int_equal(sagemem_scope_begin(heap, "open already", 1), SAGEMEM_OK);
+        if (i == 1) assert_non_null(sagemem_alloc(heap, 100, 1));
+        free_elsewhere(large);
+        if (i != 1) assert_int_equal(sagemem_scope_begin(heap, "begun then", 1), SAGEMEM_OK);
+        assert_non_null(sagemem_alloc(heap, 100, 1));
+        uint64_t held = stats_of(heap).held;
+        REQUIRE(held < 32 << 20, "case %d: %llu bytes are held", i, UINT(held));
+        assert_int_equal(sagemem_scope_end(heap), SAGEMEM_OK);
+    }
+    sagemem_heap_destroy(heap);
+}
+
 /* -- Totals ------------------------------------------------------------------------------------------------------ */
 
 /* What ended heaps had stays in the totals above, also through a heap that had nothing of that tag itself. */
@@ -840,6 +903,9 @@ int main(void) {
         cmocka_unit_test_setup(bound_with_one_large_block, begin),
         cmocka_unit_test_setup(bound_with_holes_in_chunks, begin),
         cmocka_unit_test_setup(bound_with_blocks_kept, begin),
+        cmocka_unit_test_setup(bound_of_a_parent_with_a_block_kept, begin),
+        cmocka_unit_test_setup(bound_of_a_parent_with_scopes, begin),
+        cmocka_unit_test_setup(freed_elsewhere_before_a_scope, begin),
         cmocka_unit_test_setup(totals_outlive_heaps, begin),
         cmocka_unit_test_setup(totals_of_large_blocks, begin),
         cmocka_unit_test_setup(freed_elsewhere_at_once, begin),

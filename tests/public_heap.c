@@ -1,5 +1,5 @@
 /* Heaps, blocks, scopes, tags, flags and sources through the public interface. */
-#include "public.h"
+#include "heard.h"
 
 /* Sizes that the compiler must not see through: it would warn about them. */
 static volatile size_t most = SIZE_MAX, half = SIZE_MAX / 2;
@@ -8,39 +8,6 @@ static volatile size_t most = SIZE_MAX, half = SIZE_MAX / 2;
 static bool watched(void) { return UNDER_ASAN || getenv("SAGEMEM_TEST_SLOW") != NULL; }
 
 /* -- What the library said ------------------------------------------------------------------------------ */
-
-static struct {
-    int count;
-    sagemem_fault_kind kind;
-    sagemem_error error;
-} fault;
-
-static void on_fault(void *ctx, sagemem_fault_kind kind, const sagemem_error *error) {
-    (void)ctx;
-    fault.count++;
-    fault.kind = kind;
-    fault.error = *error;
-}
-
-static struct {
-    int count;
-    char last[400];
-} logged;
-
-static void on_log(void *ctx, sagemem_log_level level, const char *message) {
-    (void)ctx, (void)level;
-    logged.count++;
-    snprintf(logged.last, sizeof logged.last, "%s", message);
-}
-
-static int setup(void **state) {
-    (void)state;
-    memset(&fault, 0, sizeof fault);
-    memset(&logged, 0, sizeof logged);
-    sagemem_set_fault_handler(on_fault, NULL);
-    sagemem_set_logger(on_log, NULL);
-    return 0;
-}
 
 static void assert_says(const char *message, const char *part) {
     if (strstr(message, part) != NULL) return;
@@ -2104,6 +2071,66 @@ static void source_buffer_at_any_address(void **state) {
     assert_int_equal(fault.count, 0);
 }
 
+/* Two pages 8 GiB apart share what the short path of sagemem_free looks at first. */
+static void source_buffers_far_apart(void **state) {
+    (void)state;
+    enum { BLOCKS = 3000 };
+    const uint64_t apart = (uint64_t)8 << 30, size = 4 * MIB;
+    if (sizeof(size_t) < 8 || on_valgrind()) skip();
+    char *low = (char *)mmap(NULL, (size_t)(apart + size), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (low == MAP_FAILED) skip(); /* few addresses */
+    char *place[] = {low, low + apart};
+    sagemem_heap *heap[2];
+    sagemem_source *source[2];
+    static char *block[2][BLOCKS];
+    for (int h = 0; h < 2; h++) {
+        assert_int_equal(mprotect(place[h], (size_t)size, PROT_READ | PROT_WRITE), 0);
+        sagemem_heap_desc desc = {0};
+        desc.source = source[h] = sagemem_source_buffer(place[h], (size_t)size);
+        heap[h] = sagemem_heap_create(&desc);
+        assert_non_null(heap[h]);
+        for (int i = 0; i < BLOCKS; i++) {
+            block[h][i] = (char *)sagemem_alloc(heap[h], 64, 1);
+            assert_true(block[h][i] >= place[h] && block[h][i] < place[h] + size);
+            memset(block[h][i], h + 1, 64);
+        }
+    }
+    for (int i = 0; i < 2 * BLOCKS; i++) {
+        assert_int_equal(block[i % 2][i / 2][63], i % 2 + 1);
+        sagemem_free(block[i % 2][i / 2]);
+        if (i / 2 != 7) continue;
+        sagemem_free(block[i % 2][7]);
+        assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "freed already");
+    }
+    for (int h = 0; h < 2; h++) {
+        sagemem_heap_stats stats;
+        assert_int_equal(sagemem_heap_get_stats(heap[h], &stats), SAGEMEM_OK);
+        assert_int_equal(stats.used, 0);
+        assert_int_equal(stats.total_blocks, BLOCKS);
+        assert_int_equal(sagemem_heap_check(heap[h]), 0);
+        sagemem_heap_destroy(heap[h]);
+        sagemem_source_destroy(source[h]);
+    }
+    munmap(low, (size_t)(apart + size));
+}
+
+/* An address with a bit set that no address has is told from the block's, and not read. */
+static void free_of_a_damaged_pointer(void **state) {
+    (void)state;
+    if (sizeof(size_t) < 8) skip();
+    sagemem_heap *heap = heap_named("catalogue", 0);
+    for (size_t size = 16; size <= 1024; size += 16) {
+        void *block = NULL;
+        for (int i = 0; i < 600; i++) block = sagemem_alloc(heap, size, 1);
+        for (int bit = 34; bit < 64; bit++) {
+            sagemem_free((void *)((uintptr_t)block ^ (uintptr_t)((uint64_t)1 << bit)));
+            assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_FOREIGN, "does not come from sagemem");
+        }
+        assert_true(sagemem_owns(block));
+    }
+    sagemem_heap_destroy(heap);
+}
+
 static void source_buffer_is_exhausted(void **state) {
     (void)state;
     static char memory[256 * 1024];
@@ -2555,6 +2582,8 @@ int main(int argc, char **argv) {
         T(source_huge_1_gib),
         T(source_numa),
         T(source_buffer_at_any_address),
+        T(source_buffers_far_apart),
+        T(free_of_a_damaged_pointer),
         T(source_buffer_is_exhausted),
         T(source_buffer_aligned_blocks),
         T(source_buffer_in_a_block),

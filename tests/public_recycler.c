@@ -1,5 +1,5 @@
 /* Recyclers through the public interface: which buffer comes back, how much is kept, what is caught; beside a second set of books. */
-#include "public.h"
+#include "heard.h"
 
 #include "oracle.h"
 
@@ -17,37 +17,6 @@ static const uint32_t all_flags[] = {0,
 enum { FLAGS = sizeof all_flags / sizeof all_flags[0] };
 
 /* -- What the library said ------------------------------------------------------------------------------ */
-
-static struct {
-    int count;
-    sagemem_fault_kind kind;
-    sagemem_error error;
-} fault;
-static struct {
-    int count;
-    char last[400];
-} logged;
-
-static void on_fault(void *ctx, sagemem_fault_kind kind, const sagemem_error *error) {
-    (void)ctx;
-    fault.count++;
-    fault.kind = kind;
-    fault.error = *error;
-}
-static void on_log(void *ctx, sagemem_log_level level, const char *message) {
-    (void)ctx, (void)level;
-    logged.count++;
-    snprintf(logged.last, sizeof logged.last, "%s", message);
-}
-
-static int setup(void **state) {
-    (void)state;
-    memset(&fault, 0, sizeof fault);
-    memset(&logged, 0, sizeof logged);
-    sagemem_set_fault_handler(on_fault, NULL);
-    sagemem_set_logger(on_log, NULL);
-    return 0;
-}
 
 static void assert_failed(sagemem_status status, const char *part) {
     const sagemem_error *error = sagemem_last_error();

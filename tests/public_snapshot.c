@@ -168,7 +168,7 @@ static void audit(void) {
     assert_total(s, used, blocks, ever);
     const char *text = report_of(s, SAGEMEM_FORMAT_CSV);
     for (int h = 0; h < HEAPS; h++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "model %d", h);
         assert_int_equal(csv_sum(text, "used", name, NULL), of_heap[h]);
     }
@@ -192,13 +192,13 @@ static void all_forms_add_up_to_what_was_allocated(void **state) {
     static const uint32_t flags[HEAPS] = {0, 0, SAGEMEM_HEAP_CHECKED, SAGEMEM_HEAP_SYSTEM, SAGEMEM_HEAP_SHARED, SAGEMEM_HEAP_ZERO};
     static const int parents[HEAPS] = {-1, 0, 0, 1, 1, 3};
     for (int h = 0; h < HEAPS; h++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "model %d", h);
         heaps[h] = heap_named(parents[h] < 0 ? NULL : heaps[parents[h]], name, flags[h]);
         depths[h] = 0;
     }
     for (int t = 0; t < TAGS; t++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "Model%d/tag%d", t % 3, t);
         tags[t] = sagemem_tag_named(name);
     }

@@ -7,24 +7,8 @@ data=${2:?usage: trees_test.sh BUILD/trees DATA}
 make_trees=$build/forest_trees
 forest=$build/forest
 
-tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
-
-passed=0
-failed=0
-
-ok() { # ok WHAT COMMAND...: the command must succeed
-    what=$1
-    shift
-    if "$@" >"$tmp/ok.log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $what"
-        sed 's/^/    /' "$tmp/ok.log" "$tmp/err" 2>/dev/null | head -n 8
-    fi
-}
+# shellcheck source=tests/outside.sh
+. "$(dirname "$0")/outside.sh"
 
 run() { # run ARGUMENT...: leaves $status, $tmp/out, $tmp/err
     "$make_trees" "$@" >"$tmp/out" 2>"$tmp/err"
