@@ -3527,6 +3527,7 @@ enum {
     SMI_CHUNK_END = 1 << 24,       /* of those not more is used: units have 20 bits */
     SMI_CHUNK_BLOCK_MAX = 1 << 18, /* blocks above have pages of their own */
     SMI_LISTS = 124,               /* free lists of a chunk domain, see smi_list_of */
+    SMI_WAITING = 66,              /* lists of freed blocks that wait for their exact size: up to 65 units */
     SMI_SPAN_MAX = 1 << 24,        /* spans above are mappings of their own, grown with mremap */
     SMI_MAP_WHOLE = 1 << 20,       /* of a huge block above, the page map has the start only */
     SMI_KEEP_MAX = 1 << 20,        /* bytes of empty pages a heap keeps, and of spare chunks */
@@ -3730,10 +3731,12 @@ struct sagemem_heap {
     uint32_t visits;       /* of these, under way */
     struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
     uint32_t rare_total;
-    struct smi_hand *hands; /* see sagemem_allocator_for */
-    smi_past *past;         /* heap: of its ended scopes; made with the first */
+    uint64_t rare_bytes, waiting_bytes; /* slab heap: small blocks in chunks, in use and in `waiting` */
+    struct smi_hand *hands;             /* see sagemem_allocator_for */
+    smi_past *past;                     /* heap: of its ended scopes; made with the first */
     /* A scope's structure is used again: from here on nothing is cleared that has not been used. */
     smi_free_block *lists[SMI_LISTS];
+    smi_free_block *waiting[SMI_WAITING]; /* slab heap: by units, linked by their first word */
     uint32_t groups_end;
     smi_group *group[SMI_GROUPS];
 };
@@ -3979,7 +3982,7 @@ static void smi_map_resize(smi_page *page, size_t bytes, smi_page *gone) {
 /* -- Meta memory: structures of the library. Never given back to the system, but used again by size. It is
  *    charged to the process alone. Under smi_meta_lock. */
 
-enum { SMI_META_CLASSES = 16 + 32, SMI_META_BLOCK = 262144 };
+enum { SMI_META_CLASSES = 16 + 4 * 32, SMI_META_BLOCK = 262144 };
 typedef struct smi_meta_cell {
     struct smi_meta_cell *next;
 } smi_meta_cell;
@@ -3988,15 +3991,16 @@ static char *smi_meta_at, *smi_meta_end;
 static smi_u64 smi_meta_bytes;
 static smi_page smi_meta_page; /* what the page map shows for all of it: a pointer into it can be read */
 
-/* Multiples of 64 up to 1 KiB, then powers of two. */
+/* Multiples of 64 up to 1 KiB, then four to a doubling. */
 static int smi_meta_class(size_t *size) {
     if (*size <= 1024) {
         *size = (*size + 63) & ~(size_t)63;
         return (int)(*size / 64) - 1;
     }
-    int shift = (int)sizeof(unsigned long long) * 8 - __builtin_clzll((unsigned long long)(*size - 1));
-    *size = (size_t)1 << shift;
-    return 16 + shift - 11;
+    int shift = 61 - __builtin_clzll((unsigned long long)(*size - 1)); /* of the step */
+    size_t steps = ((*size - 1) >> shift) + 1;
+    *size = steps << shift;
+    return 16 + (shift - 8) * 4 + (int)steps - 5;
 }
 
 /* Entered without smi_span_lock, which the caller may hold: nobody else names these granules, now or later. */
@@ -4998,8 +5002,9 @@ static const smi_domain *smi_domain_inside(const smi_domain *d, const smi_domain
  *   free:  word, next, prev (in the block), ..., units (in the last 8 bytes)
  *
  * `pre` is 0, or 48 bytes of smi_extra where sites or checks are wanted. The guard is a hash of address, units, tag
- * and the domain's salt: an overflow breaks it, and so does a word that an ended scope left behind. In a heap free
- * neighbours are merged; in a scope blocks up to 1 KiB wait apart for their exact size instead: it ends soon.
+ * and the domain's salt: an overflow breaks it, and so does a word that an ended scope left behind. Free
+ * neighbours are merged; but blocks up to 1 KiB wait apart for their exact size: in a scope to its end, which is soon; in
+ * a slab heap until they are more than a sixteenth of what is in use of such blocks, or their room is needed.
  * States change by compare-and-swap where another thread may free the same block.
  * ----------------------------------------------------------------------------------------------------------- */
 
@@ -5124,7 +5129,20 @@ static void smi_list_push(smi_domain *d, char *header, uint64_t units) {
     d->lists[i] = (smi_free_block *)(void *)header;
     d->list_map[i / 64] |= (uint64_t)1 << (i % 64);
 }
-SMI_NOINLINE void smi_list_damaged(smi_domain *d, const char *header, unsigned list);
+SMI_NOINLINE void smi_freed_damaged(const smi_domain *d, const char *header) {
+    uint64_t word = smi_get(header);
+    smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem",
+              "freed block %p (tag '%s', heap '%s') was written to after it was freed, or the block before it overflowed; a "
+              "SAGEMEM_HEAP_CHECKED heap tells which",
+              (const void *)(header + 8), smi_word_good(d, header, word) ? sagemem_tag_name(smi_word_tag(word)) : "unknown",
+              d->base->name);
+}
+/* What hung behind the block is leaked: nothing of it can be trusted. */
+SMI_NOINLINE void smi_list_damaged(smi_domain *d, const char *header, unsigned list) {
+    d->lists[list] = NULL;
+    d->list_map[list / 64] &= ~((uint64_t)1 << (list % 64));
+    smi_freed_damaged(d, header);
+}
 
 /* False: the block was written to after it was freed; the fault handler was called, its list is given up. */
 static bool smi_list_remove(smi_domain *d, char *header, uint64_t units) {
@@ -5140,17 +5158,6 @@ static bool smi_list_remove(smi_domain *d, char *header, uint64_t units) {
     if (d->lists[i] == NULL) d->list_map[i / 64] &= ~((uint64_t)1 << (i % 64));
     return true;
 }
-SMI_NOINLINE void smi_list_damaged(smi_domain *d, const char *header, unsigned list) {
-    uint64_t word = smi_get(header);
-    d->lists[list] = NULL; /* what hung behind the block is leaked: nothing of it can be trusted */
-    d->list_map[list / 64] &= ~((uint64_t)1 << (list % 64));
-    smi_fault(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "sagemem",
-              "freed block %p (tag '%s', heap '%s') was written to after it was freed, or the block before it overflowed; a "
-              "SAGEMEM_HEAP_CHECKED heap tells which",
-              (const void *)(header + 8), smi_word_good(d, header, word) ? sagemem_tag_name(smi_word_tag(word)) : "unknown",
-              d->base->name);
-}
-
 /* Least units of a block: the word, two links and the size at the end. */
 SMI_INLINE uint64_t smi_units_min(const smi_domain *d) { return (d->pre + 32u + 15u) / 16u; }
 SMI_INLINE char *smi_chunk_top(const smi_domain *d, const smi_page *page) { return page == d->chunk ? d->bump_at : page->top; }
@@ -5316,11 +5323,51 @@ SMI_INLINE char *smi_chunk_bump(smi_domain *d, uint64_t units) {
     return header;
 }
 
+/* Of the blocks that wait, the last that came with so many units; *mark: its previous-is-free bit, to keep. NULL: there is
+ * none, or it was written to after it was freed, the fault handler was called, and its list is given up. */
+static char *smi_waiting_take(smi_domain *d, uint64_t units, uint64_t *mark) {
+    char *header = (char *)d->waiting[units];
+    if (header == NULL) return NULL;
+    char *next = smi_link_get(d, header, 0);
+    uint64_t word = smi_get(header);
+    d->waiting[units] = NULL;
+    if (SMI_UNLIKELY(next == SMI_BROKEN || smi_link_get(d, header, 1) == SMI_BROKEN || !smi_word_good(d, header, word))) {
+        smi_freed_damaged(d, header);
+        return NULL;
+    }
+    d->waiting[units] = (smi_free_block *)(void *)next;
+    d->waiting_bytes -= units * 16;
+    *mark = word & SMI_PREV_FREE;
+    return header;
+}
+
+static void smi_chunk_merge(smi_domain *d, smi_page *page, char *header, uint64_t word);
+
+/* Those that wait are merged with what is free around them. */
+SMI_NOINLINE void smi_waiting_merge(smi_domain *d) {
+    uint64_t mark;
+    for (uint64_t units = 0; d->waiting_bytes > 0 && units < SMI_WAITING; units++)
+        for (char *header; (header = smi_waiting_take(d, units, &mark)) != NULL;)
+            smi_chunk_merge(d, smi_lookup(header), header, smi_get(header));
+    d->waiting_bytes = 0; /* lists that were given up counted */
+}
+
+static void smi_waiting_put(smi_domain *d, char *header, uint64_t word) {
+    uint64_t units = smi_units(word);
+    smi_set(header, smi_with_state(word, SMI_APART));
+    smi_link_set(d, header, 0, (char *)d->waiting[units]);
+    smi_link_set(d, header, 1, NULL);
+    d->waiting[units] = (smi_free_block *)(void *)header;
+    d->waiting_bytes += units * 16;
+    if (d->waiting_bytes * 16 > d->rare_bytes) smi_waiting_merge(d);
+}
+
 /* Room for `units`, not yet a block: its word is to be written. *units: what it really has; *mark: the
  * previous-is-free bit to keep. */
 static char *smi_chunk_take(smi_domain *d, uint64_t *units, uint64_t *mark, const char *call) {
     bool damaged = false;
     *mark = 0;
+    if (d->rare != NULL && *units < SMI_WAITING && d->waiting[*units] != NULL) return smi_waiting_take(d, *units, mark);
     if (*units <= SMI_UNITS_APART && d->lists[*units] != NULL) {
         char *header = (char *)d->lists[*units];
         uint64_t word = smi_get(header);
@@ -5333,6 +5380,11 @@ static char *smi_chunk_take(smi_domain *d, uint64_t *units, uint64_t *mark, cons
     }
     char *header = d->bump ? smi_chunk_bump(d, *units) : smi_chunk_fit(d, units, &damaged);
     if (header == NULL && !damaged) header = d->bump ? smi_chunk_fit(d, units, &damaged) : smi_chunk_bump(d, *units);
+    if (header == NULL && !damaged && d->waiting_bytes > 0) {
+        smi_waiting_merge(d);
+        header = smi_chunk_fit(d, units, &damaged);
+        if (header == NULL && !damaged) header = smi_chunk_bump(d, *units);
+    }
     if (header == NULL && !damaged && smi_chunk_new(d, *units, call)) header = smi_chunk_bump(d, *units);
     return header;
 }
@@ -5372,17 +5424,12 @@ static bool smi_chunk_behind(smi_domain *d, char *header, uint64_t word, const c
     return false;
 }
 
-/* Makes room free again; the block is not counted any more. Its word says so also where it is merged with its
- * neighbours: a second free then finds it. */
-static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t word) {
+/* One free block of this one and of what is free around it. The word says that it is free also where it is merged with
+ * its neighbours: a second free then finds it. */
+static void smi_chunk_merge(smi_domain *d, smi_page *page, char *header, uint64_t word) {
     uint64_t units = smi_units(word);
     sagemem_tag tag = smi_word_tag(word);
     char *next = smi_next_header(d, page, header, units);
-    if (d->bump && units <= SMI_UNITS_APART && (next != NULL || page != d->chunk || (word & SMI_PREV_FREE) != 0)) {
-        smi_set(header, smi_with_state(word, SMI_APART));
-        smi_list_push(d, header, units);
-        return;
-    }
     smi_set(header, smi_with_state(word, SMI_FREE));
     bool merge = next == NULL || smi_chunk_behind(d, header, word, next);
     char *before = (word & SMI_PREV_FREE) != 0 ? smi_chunk_before(d, page, header) : NULL;
@@ -5404,6 +5451,22 @@ static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t
     if (next == NULL && page == d->chunk) d->bump_at = header - d->pre;
     else if (next == NULL && header - d->pre == page->start) smi_chunk_release(d, page);
     else smi_chunk_put(d, page, header, units, tag);
+}
+
+/* Makes room free again; the block is not counted any more. */
+static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t word) {
+    uint64_t units = smi_units(word);
+    if (d->rare != NULL && units < SMI_WAITING) {
+        smi_waiting_put(d, header, word);
+        return;
+    }
+    bool last = page == d->chunk && smi_next_header(d, page, header, units) == NULL;
+    if (!d->bump || units > SMI_UNITS_APART || (last && (word & SMI_PREV_FREE) == 0)) {
+        smi_chunk_merge(d, page, header, word);
+        return;
+    }
+    smi_set(header, smi_with_state(word, SMI_APART));
+    smi_list_push(d, header, units);
 }
 
 /* Usable bytes of a live block. */
@@ -5870,6 +5933,13 @@ static void smi_chunk_discard(const smi_domain *d, char *header) {
 
 /* As much as can go without moving a block: pages that hold none, and the inside of large free blocks. */
 static void smi_heap_trim(smi_domain *heap) {
+    smi_waiting_merge(heap);
+    smi_page *page = heap->chunk;
+    if (page != NULL && heap->bump_at == page->start) {
+        heap->chunk = NULL;
+        heap->bump_at = heap->bump_end = NULL;
+        smi_chunk_release(heap, page);
+    }
     for (smi_domain *d = heap; d != NULL; d = smi_domain_after(heap, d))
         for (unsigned i = smi_list_of(smi_os_page / 16); i < SMI_LISTS; i++)
             for (char *h = (char *)d->lists[i]; h != NULL && h != SMI_BROKEN; h = smi_link_get(d, h, 0)) {
@@ -6789,27 +6859,38 @@ SMI_INLINE smi_rare *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t si
  * size earns its pages whatever holes it falls into. */
 static void smi_rare_count(smi_domain *d, sagemem_tag tag, size_t asked, size_t taken) {
     smi_rare *live = smi_rare_of(d, tag, taken), *recent = smi_rare_of(d, tag, asked);
+    d->rare_bytes += taken;
     if (live->live < UINT16_MAX) live->live++;
     if (recent->recent < UINT16_MAX) recent->recent++;
     if (++d->rare_total % SMI_RARE_PERIOD != 0) return;
     for (int i = 0; i < SMI_RARE; i++) d->rare[i].recent /= 2;
 }
 
-/* A slab heap's small block: from a slab page if the class has one or has earned one, else from a chunk. */
-static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+static void smi_rare_uncount(smi_domain *d, sagemem_tag tag, size_t taken) {
+    smi_rare *live = smi_rare_of(d, tag, taken);
+    d->rare_bytes -= taken;
+    if (live->live > 0) live->live--;
+}
+
+/* Of a small block in a chunk without dressing: its word and itself, at least four words, see smi_units_min. */
+SMI_INLINE size_t smi_bump_units(size_t size) { return (size + 8 + 15) / 16 + (size < 9); }
+
+/* Whether a small block of a slab heap is to lie in a chunk: the class has no slab page, and has not earned one. */
+SMI_INLINE bool smi_small_in_chunk(const smi_domain *d, size_t size, sagemem_tag tag) {
     unsigned class_index = smi_class_of(size);
-    size_t in_chunk = size <= 24 ? 24 : ((size + 8 + 15) & ~(size_t)15) - 8, least = smi_slab_least(smi_class_size(class_index));
-    if (smi_bins_of(d, tag)->pages[class_index] == 0) {
-        const smi_rare *rare = smi_rare_of(d, tag, in_chunk);
-        if (rare->live * smi_class_size(class_index) < 2 * least && rare->recent < SMI_RARE_PERIOD / 64) {
-            void *block = smi_chunk_alloc(d, 16, size, tag, site, call);
-            if (block == NULL) return NULL;
-            size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
-            if (usable <= SMI_SMALL_MAX + 8) smi_rare_count(d, tag, in_chunk, usable);
-            return block;
-        }
-    }
-    return smi_slab_alloc(d, size, tag, call);
+    if (smi_bins_of(d, tag)->pages[class_index] != 0) return false;
+    size_t each = smi_class_size(class_index);
+    const smi_rare *rare = smi_rare_of(d, tag, smi_bump_units(size) * 16 - 8);
+    return rare->live * each < 2 * smi_slab_least(each) && rare->recent < SMI_RARE_PERIOD / 64;
+}
+
+static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    if (!smi_small_in_chunk(d, size, tag)) return smi_slab_alloc(d, size, tag, call);
+    void *block = smi_chunk_alloc(d, 16, size, tag, site, call);
+    if (block == NULL) return NULL;
+    size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
+    if (usable <= SMI_SMALL_MAX + 8) smi_rare_count(d, tag, smi_bump_units(size) * 16 - 8, usable);
+    return block;
 }
 
 static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
@@ -6975,8 +7056,6 @@ SMI_INLINE void *smi_alloc_class(sagemem_heap *heap, size_t class_index, sagemem
 }
 
 static const uint64_t SMI_FRESH_BLOCK = (uint64_t)1 << 40;
-/* Of a small block in a chunk without dressing: its word and itself, at least four words, see smi_units_min. */
-SMI_INLINE size_t smi_bump_units(size_t size) { return (size + 8 + 15) / 16 + (size < 9); }
 
 /* A block at the end of a fresh scope's chunk, where there is room; one counter. */
 SMI_INLINE void *smi_fresh_take(smi_domain *d, smi_group *group, size_t units, sagemem_tag tag) {
@@ -7090,11 +7169,30 @@ static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) 
     return block;
 }
 
+/* A small block of a (tag, class) without slab pages: one that waits in a chunk. NULL: the long way. */
+static void *smi_alloc_waiting(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick)) || tag > SAGEMEM_TAG_MAX || smi_pending(heap)) return NULL;
+    size_t units = size < SMI_WAITING * 16 ? smi_bump_units(size) : SMI_WAITING;
+    if (units >= SMI_WAITING || heap->waiting[units] == NULL || !smi_small_in_chunk(heap, size, tag)) return NULL;
+    smi_record *r = smi_record_find(heap, tag);
+    uint64_t mark, usable = units * 16 - 8;
+    char *header = r != NULL ? smi_waiting_take(heap, units, &mark) : NULL;
+    if (header == NULL) return NULL;
+    smi_set(header, smi_word(heap, header, units, tag, SMI_LIVE) | mark);
+    smi_rare_count(heap, tag, usable, usable);
+    SMI_ADD(&r->alloc_bytes, usable);
+    SMI_ADD(&r->alloc_blocks, 1);
+    smi_event_alone(heap, usable);
+    return header + 8;
+}
+
 /* All short paths but the first. NULL: the long way. */
 SMI_INLINE void *smi_alloc_short(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     void *block = smi_alloc_first(heap, size, tag);
     if (block == NULL) block = smi_alloc_larger(heap, size, tag);
     if (block == NULL) block = smi_alloc_refill(heap, size, tag);
+    if (block == NULL) block = smi_alloc_waiting(heap, size, tag);
     return block != NULL ? block : smi_alloc_bump(heap, size, tag);
 }
 
@@ -7135,10 +7233,7 @@ static void smi_free_own(const smi_ref *ref, void *block, smi_site site) {
     case SMI_CHUNK:
         word = smi_get(ref->header); /* its neighbour may have changed since ref was taken */
         if (!d->exact && ref->size >= SMI_GRANULE) smi_event_alone(d, ref->size); /* as much as a page */
-        if (d->rare != NULL && ref->size <= SMI_SMALL_MAX + 8) {
-            smi_rare *rare = smi_rare_of(d, ref->tag, ref->size);
-            if (rare->live > 0) rare->live--;
-        }
+        if (d->rare != NULL && ref->size <= SMI_SMALL_MAX + 8) smi_rare_uncount(d, ref->tag, ref->size);
         smi_chunk_forget(d, ref->header, word);
         if (smi_checked(d)) smi_quarantine_enter(d, ref->header, word, site);
         else smi_chunk_free(d, page, ref->header, word);
@@ -7173,16 +7268,19 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
     if (shared) smi_use_end(heap);
 }
 
-/* The short path of a scope; false: the long way. */
-SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
+/* The short path of a chunk's blocks, in a scope or, of those that wait then, in a slab heap; false: the long way. */
+SMI_INLINE bool smi_free_chunk(smi_page *page, void *block) {
     SMI_ASSUME(block != NULL);
     smi_domain *d = page->domain;
     char *header = (char *)block - 8;
-    if (SMI_LOAD(&d->quick_bump) != smi_self()) return false;
+    bool bump = SMI_LOAD(&d->quick_bump) == smi_self();
+    if (!bump && (!d->fast || SMI_LOAD(&d->owner) != smi_self())) return false;
     if (((uintptr_t)block & 15) != 0 || header < page->start || header >= smi_chunk_top(d, page)) return false;
-    uint64_t word = SMI_LOAD((smi_u64 *)(void *)header);
+    uint64_t word = SMI_LOAD((smi_u64 *)(void *)header), units = smi_units(word);
     if (!smi_word_good(d, header, word) || smi_word_state(word) != SMI_LIVE) return false;
-    smi_count_free_here(d, smi_record_of(d, smi_word_tag(word)), smi_units(word) * 16 - 8, 1);
+    if (!bump && units >= SMI_WAITING) return false;
+    smi_count_free_here(d, smi_record_of(d, smi_word_tag(word)), units * 16 - 8, 1);
+    if (!bump) smi_rare_uncount(d, smi_word_tag(word), units * 16 - 8);
     smi_chunk_free(d, page, header, word);
     return true;
 }
@@ -7211,7 +7309,7 @@ SMI_INLINE bool smi_free_others(smi_page *page, void *block) {
 /* Apart, so that the short path has no registers to save for it. */
 SMI_NOINLINE void smi_free_else(void *block, smi_site site, const char *call) {
     smi_page *page = smi_lookup(block);
-    if (page != NULL && page->kind == SMI_CHUNK && smi_free_bump(page, block)) return;
+    if (page != NULL && page->kind == SMI_CHUNK && smi_free_chunk(page, block)) return;
     if (page != NULL && page->kind == SMI_SLAB) {
         if (smi_free_slab(page, block)) return; /* another page had its place in the cache */
         if (smi_free_others(page, block)) return;
@@ -8040,6 +8138,8 @@ static void smi_heap_clear(smi_domain *h) {
     }
     smi_scope_drop_pages(h);
     memset(h->lists, 0, sizeof h->lists);
+    memset(h->waiting, 0, sizeof h->waiting);
+    h->rare_bytes = h->waiting_bytes = 0;
     h->list_map[0] = h->list_map[1] = 0;
     if (h->rare != NULL) memset(h->rare, 0, SMI_RARE * sizeof *h->rare);
     h->quarantine_first = h->quarantine_last = NULL;
@@ -9008,6 +9108,7 @@ SAGEMEM_API sagemem_status sagemem_scope_tag_get_last(const sagemem_heap *heap, 
 
 /* Gives back what a heap keeps for later: quarantine, empty pages, spare chunks. Owner. */
 static void smi_domain_release_kept(smi_domain *heap) {
+    smi_waiting_merge(heap);
     for (smi_domain *d = heap; d != NULL; d = smi_domain_after(heap, d)) smi_quarantine_flush(d);
     smi_domain_trim(heap);
 }

@@ -1128,6 +1128,80 @@ static void freed_block_is_stale_in_merged_memory(void **state) {
     }
 }
 
+enum { FEW_TAGS = 150, FEW_BLOCKS = 3000 };
+static struct few {
+    unsigned char *at;
+    size_t size;
+} few[FEW_BLOCKS];
+
+static uint32_t few_next(uint64_t *seed) {
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+    return (uint32_t)(*seed >> 33);
+}
+
+static void few_replace(sagemem_heap *heap, unsigned i, size_t size) {
+    if (few[i].at != NULL) assert_true(painted(few[i].at, few[i].size, i));
+    sagemem_free(few[i].at);
+    few[i].size = size;
+    few[i].at = (unsigned char *)sagemem_alloc(heap, size, (sagemem_tag)(i % FEW_TAGS));
+    assert_non_null(few[i].at);
+    assert_true(aligned_to(few[i].at, 16) && sagemem_size(few[i].at) >= size);
+    paint(few[i].at, size, i);
+}
+
+/* Few blocks of each of many tags and sizes lie in common chunks; freed ones wait for their size, but not for good. */
+static void few_blocks_of_many_tags(void **state) {
+    (void)state;
+    uint64_t seed = 20240229;
+    sagemem_heap *heap = heap_named("catalogue", 0);
+    memset(few, 0, sizeof few);
+    for (unsigned i = 0; i < FEW_BLOCKS; i++) few_replace(heap, i, few_next(&seed) % 1100);
+    uint64_t held = stats_of(heap).held;
+    for (int turn = 0; turn < (watched() ? 3000 : 60000); turn++)
+        few_replace(heap, few_next(&seed) % FEW_BLOCKS, few_next(&seed) % 1100);
+    sagemem_heap_stats stats = stats_of(heap);
+    assert_int_equal(stats.blocks, FEW_BLOCKS);
+    assert_true(stats.held < held + held / 4); /* of the same sizes, there are as many as before */
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    for (unsigned i = 0; i < FEW_BLOCKS; i++) { /* in no order of addresses; every one is seen a second time */
+        struct few *block = &few[i * 7 % FEW_BLOCKS];
+        assert_true(painted(block->at, block->size, i * 7 % FEW_BLOCKS));
+        sagemem_free(block->at);
+        if (i % 10 != 0) continue;
+        sagemem_free(block->at);
+        assert_faulted(SAGEMEM_MISUSE, SAGEMEM_E_STALE, "");
+    }
+    stats = stats_of(heap);
+    assert_int_equal(stats.blocks, 0);
+    assert_int_equal(stats.used, 0);
+    assert_true(stats.held <= (512 << 10)); /* one chunk */
+    sagemem_trim();
+    if (stats_of(heap).held > 64 * 1024) fail_msg("%llu bytes are held", (unsigned long long)stats_of(heap).held);
+    assert_int_equal(sagemem_heap_check(heap), 0);
+    sagemem_heap_destroy(heap);
+}
+
+/* What is written to a block that waits is seen by the check, and before the block is handed out. */
+static void few_blocks_written_to_after_free(void **state) {
+    (void)state;
+    if (watched()) skip(); /* the tools see it themselves */
+    for (int word = 0; word < 2; word++) {
+        sagemem_heap *heap = heap_named("catalogue", 0);
+        void *block[40];
+        for (unsigned i = 0; i < 40; i++) assert_non_null(block[i] = sagemem_alloc(heap, 200 + 16 * (i % 8), (sagemem_tag)i));
+        sagemem_free(block[8]);
+        ((volatile uint64_t *)block[8])[word] ^= 1;
+        assert_int_equal(sagemem_heap_check(heap), 1);
+        assert_says(logged.last, "was written to after it was freed");
+        void *other = sagemem_alloc(heap, 200, 3);
+        assert_faulted(SAGEMEM_CORRUPTION, SAGEMEM_E_CORRUPT, "written to after it was freed");
+        if (other == NULL) other = sagemem_alloc(heap, 200, 3);
+        assert_true(other != NULL && other != block[8]);
+        sagemem_heap_destroy(heap);
+        memset(&fault, 0, sizeof fault);
+    }
+}
+
 static void block_from_before_a_reset_is_stale(void **state) {
     (void)state;
     sagemem_heap *heap = heap_named("reset", 0);
@@ -2547,6 +2621,8 @@ int main(int argc, char **argv) {
         T(heap_freed_as_a_block_is_foreign),
         T(double_free_is_stale),
         T(freed_block_is_stale_in_merged_memory),
+        T(few_blocks_of_many_tags),
+        T(few_blocks_written_to_after_free),
         T(block_from_before_a_reset_is_stale),
         T(interior_pointer_is_foreign),
         T(message_with_long_names_is_cut),

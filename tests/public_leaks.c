@@ -107,7 +107,7 @@ static void leaks_count_when_the_sink_fails(void **state) {
 /* More sites than any table begins with, all of one length, in two heaps. */
 static void thousands_of_sites(void **state) {
     (void)state;
-    static char files[40][8];
+    static char files[40][16];
     sagemem_heap *heaps[2] = {heap_with("one", SAGEMEM_HEAP_SITES), heap_with("two", SAGEMEM_HEAP_SITES)};
     uint64_t used = 0;
     for (int f = 0; f < 40; f++) {
