@@ -87,8 +87,8 @@
  *     blocks above 256 KiB                           pages of their own; above 16 MiB their own mapping, grown by mremap
  *     held by a heap with one small block            16 KiB; with one block in each of 100 tags 16 KiB
  *     5,000 blocks of 16 to 1024 bytes in 8 tags     held is 1.09 of used
- *     structure of a heap                            8 KiB; of a page 256 bytes; of 16 tags 4 KiB in each heap and scope;
- *                                                    of a tag with slab pages 4 KiB in each heap;
+ *     structure of a heap                            8 KiB; of a page 256 bytes; of 16 tags 2.5 KiB in each heap and scope;
+ *                                                    of a tag with slab pages 3.5 KiB in each heap;
  *                                                    what a heap remembers of its scopes 4 KiB
  *     the page map and its cache                     16 bytes for 16 KiB of pages in use (0.1 %), not counted as held;
  *                                                    4 MiB of the program's zeroed data are set aside for the cache
@@ -3979,7 +3979,7 @@ static void smi_map_resize(smi_page *page, size_t bytes, smi_page *gone) {
 /* -- Meta memory: structures of the library. Never given back to the system, but used again by size. It is
  *    charged to the process alone. Under smi_meta_lock. */
 
-enum { SMI_META_CLASSES = 16 + 32, SMI_META_BLOCK = 262144 };
+enum { SMI_META_CLASSES = 16 + 6 + 32, SMI_META_BLOCK = 262144 };
 typedef struct smi_meta_cell {
     struct smi_meta_cell *next;
 } smi_meta_cell;
@@ -3988,15 +3988,19 @@ static char *smi_meta_at, *smi_meta_end;
 static smi_u64 smi_meta_bytes;
 static smi_page smi_meta_page; /* what the page map shows for all of it: a pointer into it can be read */
 
-/* Multiples of 64 up to 1 KiB, then powers of two. */
+/* Multiples of 64 up to 1 KiB, of 512 up to 4 KiB, where the structures are of which there are many; then powers of two. */
 static int smi_meta_class(size_t *size) {
     if (*size <= 1024) {
         *size = (*size + 63) & ~(size_t)63;
         return (int)(*size / 64) - 1;
     }
+    if (*size <= 4096) {
+        *size = (*size + 511) & ~(size_t)511;
+        return 16 + (int)(*size / 512) - 3;
+    }
     int shift = (int)sizeof(unsigned long long) * 8 - __builtin_clzll((unsigned long long)(*size - 1));
     *size = (size_t)1 << shift;
-    return 16 + shift - 11;
+    return 16 + 6 + shift - 13;
 }
 
 /* Entered without smi_span_lock, which the caller may hold: nobody else names these granules, now or later. */
