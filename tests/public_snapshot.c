@@ -251,6 +251,49 @@ static void a_snapshot_stays_as_it_was(void **state) {
     sagemem_snapshot_free(s);
 }
 
+/* What comes and goes between two looks is too little for one of its own: the peak is known because a snapshot looked. */
+static void a_snapshot_is_a_look_at_the_peaks(void **state) {
+    (void)state;
+    enum { FEW = 10, SIZE = 1000 };
+    sagemem_heap *heap = heap_named(NULL, "looked at", 0);
+    for (int i = 0; i < 4096; i++) (void)alloc(heap, SIZE, 1);
+    sagemem_heap_stats before, after;
+    assert_int_equal(sagemem_heap_get_stats(heap, &before), SAGEMEM_OK);
+    void *few[FEW];
+    for (int i = 0; i < FEW; i++) few[i] = alloc(heap, SIZE, 2);
+    sagemem_snapshot_free(take(heap));
+    for (int i = 0; i < FEW; i++) sagemem_free(few[i]);
+    assert_int_equal(sagemem_heap_get_stats(heap, &after), SAGEMEM_OK);
+    assert_int_equal(after.used, before.used);
+    assert_true(after.used_peak >= before.used + FEW * SIZE);
+    sagemem_tag_stats tag;
+    assert_int_equal(sagemem_tag_get_stats(heap, 2, &tag), SAGEMEM_OK);
+    assert_int_equal(tag.peak_blocks, FEW);
+    sagemem_heap_destroy(heap);
+}
+
+/* Pages of blocks of one size end in what is too small for another: it is overhead while the page is there, and no longer. */
+static void ends_of_pages_are_overhead(void **state) {
+    (void)state;
+    enum { COUNT = 600, SIZE = 7000 };
+    static void *blocks[COUNT];
+    sagemem_heap *heap = heap_named(NULL, "ends", 0);
+    sagemem_heap_stats s;
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < COUNT; i++) blocks[i] = alloc(heap, SIZE, 3);
+        assert_int_equal(sagemem_heap_get_stats(heap, &s), SAGEMEM_OK);
+        assert_true(s.overhead > COUNT * 8); /* more than a word for each, were they not in such pages */
+        assert_true(s.overhead + s.used <= s.held);
+        if (round == 1) sagemem_heap_reset(heap);
+        else
+            for (int i = 0; i < COUNT; i++) sagemem_free(blocks[i]);
+        sagemem_trim();
+        assert_int_equal(sagemem_heap_get_stats(heap, &s), SAGEMEM_OK);
+        assert_int_equal(s.overhead, 0);
+    }
+    sagemem_heap_destroy(heap);
+}
+
 static void thousands_of_tags_and_heaps(void **state) {
     (void)state;
     enum { MANY = 300, MORE = 70 };
@@ -605,6 +648,8 @@ int main(int argc, char **argv) {
         T(all_forms_add_up_to_what_was_allocated),
         T(rows_add_up_when_heaps_have_ended),
         T(a_snapshot_stays_as_it_was),
+        T(a_snapshot_is_a_look_at_the_peaks),
+        T(ends_of_pages_are_overhead),
         T(thousands_of_tags_and_heaps),
         T(any_name_is_quoted_in_every_form),
         T(the_worst_scope_is_marked),
