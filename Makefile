@@ -121,9 +121,9 @@ bench-deps: ## installs the allocators that the benchmarks compare with
 	@rm -f $(BUILD)/bench/peers
 
 # Both retention policies are run to their end; a goal that is missed is no error.
-bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory against other allocators, stdio, HDF5 (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,map)
+bench: $(BUILD)/bench/compare $(BUILD)/bench/growth $(BUILD)/forest ## measures speed and memory against other allocators, stdio, HDF5 (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,map)
 	@for policy in default keep; do \
-	  BENCH_FILES=$${BENCH_FILES:-$(BUILD)/bench} BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" \
+	  BENCH_FILES=$${BENCH_FILES:-$(BUILD)/bench} BENCH_FOREST=$(BUILD)/forest BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" \
 	    $< $$policy $(BUILD)/bench/$$policy || exit 1; \
 	done
 	@BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $(BUILD)/bench/growth $(BUILD)/bench/growth
