@@ -2113,7 +2113,7 @@ SMI_INLINE uintptr_t smi_self(void) {
 #elif defined(_WIN32)
     return (uintptr_t)NtCurrentTeb();
 #else
-    static __thread char me;
+    static __thread uint32_t me; /* a multiple of 4 */
     return (uintptr_t)&me;
 #endif
 }
@@ -3715,7 +3715,7 @@ typedef struct smi_free_block smi_free_block; /* chunk: links in a free block */
 
 struct sagemem_heap {
     uintptr_t quick;          /* heap: which short path sagemem_alloc may take now: the owner: of slab pages; owner | SMI_FRESH: of
-                               * the innermost scope; 0: none; see smi_heap_quick */
+                               * the innermost scope; owner | SMI_SHUT: those that a trace hears of; 0: none; see smi_heap_quick */
     uintptr_t quick_bump;     /* scope: the owner where blocks of it may be freed by the short path, else 0 */
     uintptr_t owner;          /* thread; 0: none; SMI_ANY: shared */
     uintptr_t magic;          /* tells a heap from anything else: SMI_MAGIC ^ address, or SMI_ENDED ^ address */
@@ -3794,7 +3794,7 @@ struct sagemem_heap {
 };
 typedef struct sagemem_heap smi_domain;
 
-enum { SMI_FRESH = 1 }; /* see sagemem_heap.quick; smi_self() is even */
+enum { SMI_FRESH = 1, SMI_SHUT = 2 }; /* see sagemem_heap.quick; smi_self() is a multiple of 4 */
 static const uintptr_t SMI_ANY = 1;
 static const uintptr_t SMI_MAGIC = (uintptr_t)0x5A6E3E3D9C1B7F25u, SMI_ENDED = (uintptr_t)0x1D0E2A77C35B9E61u;
 
@@ -3819,7 +3819,8 @@ typedef enum smi_trace_kind {
     SMI_TRACE_FAIL, /* an allocation */
     SMI_TRACE_PRESSURE,
     SMI_TRACE_THREAD, /* the calling thread ends */
-    SMI_TRACE_FORK    /* this is the child */
+    SMI_TRACE_FORK,   /* this is the child */
+    SMI_TRACE_NEXT    /* a heap's next event will be recorded where it happens: see smi_trail_ready */
 } smi_trace_kind;
 typedef void (*smi_trace_function)(smi_trace_kind kind, smi_domain *d, const void *block, uint64_t size, sagemem_tag tag);
 static smi_trace_function smi_trace_fn; /* stays when the trace has ended: another thread may be about to call it */
@@ -3862,14 +3863,15 @@ SMI_INLINE void smi_record_put(smi_trace_record *r, unsigned kind, uint32_t slot
     r->what = kind | (uint64_t)tag << 4 | (uint64_t)slot << 16 | size << 32;
     r->where = (at >> 4 & (((uint64_t)1 << 44) - 1)) | size >> 32 << 44;
 }
-/* An event of a heap that the calling thread may change. Most follow another one of the same heap and thread. */
-SMI_INLINE void smi_trace_block_event(smi_trace_kind kind, smi_domain *d, const void *block, size_t size, sagemem_tag tag) {
+/* For an event of a heap that the calling thread may change, most of which follow another one of the same heap and thread: the trail
+ * with room for it. NULL: SMI_TRACE_NEXT makes it ready. */
+SMI_INLINE smi_trail *smi_trail_ready(const smi_domain *heap) {
     smi_trail *t = smi_mine.trail;
-    const smi_domain *heap = d->base;
-    if (SMI_UNLIKELY(t == NULL || heap->trail != t || heap->traced != SMI_LOAD(&smi_tracing) || t->used >= t->stop)) {
-        smi_trace(kind, d, block, size, tag);
-        return;
-    }
+    bool ready = t != NULL && heap->trail == t && heap->traced == SMI_LOAD(&smi_tracing) && t->used < t->stop;
+    return SMI_LIKELY(ready) ? t : NULL;
+}
+SMI_INLINE void smi_trail_put(smi_trail *t, smi_trace_kind kind, const smi_domain *d, const void *block, uint32_t size,
+                              sagemem_tag tag) {
     smi_record_put(&t->at[t->used], (unsigned)kind, d->trace_slot, tag, size, (uintptr_t)block);
     smi_trail_show(t, 1);
 }
@@ -6691,7 +6693,7 @@ static void smi_pending_set(smi_domain *heap) {
     /* In one order with smi_collect: either it sees the list, or this sees that the path is open. */
     (void)__atomic_exchange_n(&heap->pending, 1, __ATOMIC_SEQ_CST);
     uintptr_t quick = __atomic_load_n(&heap->quick, __ATOMIC_SEQ_CST);
-    while ((quick & SMI_FRESH) != 0 && !SMI_CAS(&heap->quick, &quick, (uintptr_t)0)) { /* it may fail for no reason */
+    while ((quick & (SMI_FRESH | SMI_SHUT)) != 0 && !SMI_CAS(&heap->quick, &quick, (uintptr_t)0)) { /* it may fail for no reason */
     }
 }
 
@@ -6964,7 +6966,8 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
         return NULL;
     }
     if (smi_pending(heap)) smi_collect(heap);
-    else if (d->fresh && SMI_LOAD(&heap->quick) == 0) smi_heap_quick(heap); /* shut for what has been collected since */
+    else if ((d->fresh || heap->shut) && SMI_LOAD(&heap->quick) == 0)
+        smi_heap_quick(heap); /* shut for what has been collected since */
     if (size >= 65536 && alignment < 64) alignment = 64;
     bool small = d->slab && size <= SMI_SMALL_MAX && alignment <= 16;
     if (!smi_records_ready(d, tag)) return NULL;
@@ -7241,33 +7244,45 @@ static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) 
 }
 
 /* The short paths once more, for a heap where they are shut because a trace runs. NULL: the long way. */
-SMI_NOINLINE void *smi_alloc_traced(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    if (heap == NULL) heap = smi_mine.heap;
-    if (heap == NULL || SMI_LOAD(&heap->owner) != smi_self() || !heap->shut || smi_pending(heap)) return NULL;
-    smi_domain *d = heap->top;
+static void *smi_alloc_traced_in(smi_domain *d, smi_trail *t, size_t size, sagemem_tag tag) {
     void *block = NULL;
-    size_t usable = smi_bump_units(size) * 16 - 8;
-    if (d == heap && size <= SMI_SMALL_MAX) {
-        size_t class_index = smi_class_of(size);
-        block = smi_alloc_class(heap, class_index, tag);
-        usable = smi_class_size((unsigned)class_index);
-    } else if (d->fresh) {
+    if (d->fresh) {
         block = smi_alloc_fresh(d, size, tag);
         if (block == NULL) block = smi_alloc_first_in(d, size, tag);
-    } else if (d != heap && d->chain == NULL) {
+    } else if (d->chain == NULL) {
         block = smi_alloc_bump_in(d, size, tag);
     }
-    if (block != NULL) smi_trace_block_event(SMI_TRACE_ALLOC, d, block, usable, tag);
+    if (block != NULL) smi_trail_put(t, SMI_TRACE_ALLOC, d, block, (uint32_t)(smi_bump_units(size) * 16 - 8), tag);
     return block;
+}
+SMI_INLINE void *smi_alloc_traced_slab(smi_domain *heap, smi_trail *t, size_t size, sagemem_tag tag) {
+    if (SMI_UNLIKELY(size > SMI_SMALL_MAX)) return NULL;
+    size_t class_index = smi_class_of(size);
+    void *block = smi_alloc_class(heap, class_index, tag);
+    if (SMI_LIKELY(block != NULL))
+        smi_trail_put(t, SMI_TRACE_ALLOC, heap, block, (uint32_t)smi_class_size((unsigned)class_index), tag);
+    return block;
+}
+SMI_NOINLINE void *smi_alloc_traced_next(sagemem_heap *heap, size_t size, sagemem_tag tag);
+static void *smi_alloc_traced(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    if (heap == NULL) heap = smi_mine.heap;
+    if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick) - SMI_SHUT)) return NULL;
+    smi_trail *t = smi_trail_ready(heap);
+    if (SMI_UNLIKELY(t == NULL)) return smi_alloc_traced_next(heap, size, tag);
+    return heap->top == heap ? smi_alloc_traced_slab(heap, t, size, tag) : smi_alloc_traced_in(heap->top, t, size, tag);
+}
+SMI_NOINLINE void *smi_alloc_traced_next(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+    smi_trace(SMI_TRACE_NEXT, heap, NULL, 0, tag);
+    return smi_trail_ready(heap) != NULL ? smi_alloc_traced(heap, size, tag) : NULL;
 }
 
 /* All short paths but the first. NULL: the long way. */
 SMI_INLINE void *smi_alloc_short(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     void *block = smi_alloc_first(heap, size, tag);
     if (block == NULL) block = smi_alloc_larger(heap, size, tag);
-    if (block == NULL) block = smi_alloc_refill(heap, size, tag);
     if (block == NULL) block = smi_alloc_bump(heap, size, tag);
-    return block == NULL && smi_is_tracing() ? smi_alloc_traced(heap, size, tag) : block;
+    if (block != NULL) return block;
+    return smi_is_tracing() ? smi_alloc_traced(heap, size, tag) : smi_alloc_refill(heap, size, tag);
 }
 
 /* Apart, so that the first short path has no registers to save for it. */
@@ -7347,29 +7362,29 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
 }
 
 /* The short path of a scope; false: the long way. */
-SMI_INLINE bool smi_free_bump_in(smi_page *page, void *block, bool traced) {
+SMI_INLINE bool smi_free_bump_in(smi_page *page, void *block, smi_trail *traced) {
     SMI_ASSUME(block != NULL);
     smi_domain *d = page->domain;
     char *header = (char *)block - 8;
     if (((uintptr_t)block & 15) != 0 || header < page->start || header >= smi_chunk_top(d, page)) return false;
     uint64_t word = SMI_LOAD((smi_u64 *)(void *)header);
     if (!smi_word_good(d, header, word) || smi_word_state(word) != SMI_LIVE) return false;
-    if (traced) smi_trace_block_event(SMI_TRACE_FREE, d, block, smi_units(word) * 16 - 8, smi_word_tag(word));
+    if (traced != NULL) smi_trail_put(traced, SMI_TRACE_FREE, d, block, (uint32_t)(smi_units(word) * 16 - 8), smi_word_tag(word));
     smi_count_free_here(d, smi_record_of(d, smi_word_tag(word)), smi_units(word) * 16 - 8, 1);
     smi_chunk_free(d, page, header, word);
     return true;
 }
 
 SMI_INLINE bool smi_free_bump(smi_page *page, void *block) {
-    return SMI_LOAD(&page->domain->quick_bump) == smi_self() && smi_free_bump_in(page, block, false);
+    return SMI_LOAD(&page->domain->quick_bump) == smi_self() && smi_free_bump_in(page, block, NULL);
 }
 
 /* A slab block of a page that is the calling thread's; false: the long way. */
-SMI_INLINE bool smi_free_slab_in(smi_page *page, void *block, bool traced) {
+SMI_INLINE bool smi_free_slab_in(smi_page *page, void *block, smi_trail *traced) {
     if (SMI_UNLIKELY(smi_slab_place(page, block) >= page->bound)) return false;
     smi_cell *cell = (smi_cell *)block;
     if (SMI_UNLIKELY(smi_cell_proves(page, cell))) return false;
-    if (traced) smi_trace_block_event(SMI_TRACE_FREE, page->domain, block, page->block_size, page->tag);
+    if (traced != NULL) smi_trail_put(traced, SMI_TRACE_FREE, page->domain, block, page->block_size, page->tag);
     smi_cell_push(page, cell);
     uint32_t freed = page->freed + 1;
     SMI_STORE(&page->freed, freed);
@@ -7379,7 +7394,7 @@ SMI_INLINE bool smi_free_slab_in(smi_page *page, void *block, bool traced) {
 
 /* A slab block of the calling thread's; false: it is anything else. */
 SMI_INLINE bool smi_free_slab(smi_page *page, void *block) {
-    return SMI_LIKELY(smi_is_self(SMI_LOAD(&page->owner))) && smi_free_slab_in(page, block, false);
+    return SMI_LIKELY(smi_is_self(SMI_LOAD(&page->owner))) && smi_free_slab_in(page, block, NULL);
 }
 
 /* A slab block of another thread's heap; false: the long way, which finds out what it is. */
@@ -7392,24 +7407,40 @@ SMI_INLINE bool smi_free_others(smi_page *page, void *block) {
 }
 
 /* The short paths once more, for a heap where they are shut because a trace runs. False: the long way. */
+SMI_NOINLINE bool smi_free_traced_next(smi_page *page, void *block);
+SMI_NOINLINE bool smi_free_traced_in(smi_page *page, void *block, smi_trail *t) {
+    const smi_domain *d = page->domain;
+    return d != d->base && d->chain == NULL && !d->orphan && smi_free_bump_in(page, block, t);
+}
 SMI_NOINLINE bool smi_free_traced(smi_page *page, void *block) {
     if (page == NULL || (page->kind != SMI_SLAB && page->kind != SMI_CHUNK)) return false;
-    smi_domain *d = page->domain, *heap = d->base;
-    if (SMI_LOAD(&heap->owner) != smi_self() || !heap->shut) return false;
-    if (page->kind == SMI_SLAB) return smi_free_slab_in(page, block, true);
-    return d != heap && d->chain == NULL && !d->orphan && smi_free_bump_in(page, block, true);
+    const smi_domain *heap = page->domain->base;
+    if (!smi_is_self(SMI_LOAD(&heap->owner)) || !heap->shut) return false;
+    smi_trail *t = smi_trail_ready(heap);
+    if (SMI_UNLIKELY(t == NULL)) return smi_free_traced_next(page, block);
+    return page->kind == SMI_SLAB ? smi_free_slab_in(page, block, t) : smi_free_traced_in(page, block, t);
+}
+SMI_NOINLINE bool smi_free_traced_next(smi_page *page, void *block) {
+    smi_domain *heap = page->domain->base;
+    smi_trace(SMI_TRACE_NEXT, heap, block, 0, SAGEMEM_UNTAGGED);
+    return smi_trail_ready(heap) != NULL && smi_free_traced(page, block);
+}
+
+/* What another page had the place of in the cache, another thread's, and the long way. */
+SMI_NOINLINE void smi_free_rest(smi_page *page, void *block, smi_site site, const char *call) {
+    if (page != NULL && page->kind == SMI_SLAB) {
+        if (smi_free_slab(page, block)) return;
+        if (smi_free_others(page, block)) return;
+    }
+    smi_free_slow(block, site, call);
 }
 
 /* Apart, so that the short path has no registers to save for it. */
 SMI_NOINLINE void smi_free_else(void *block, smi_site site, const char *call) {
     smi_page *page = smi_lookup(block);
     if (page != NULL && page->kind == SMI_CHUNK && smi_free_bump(page, block)) return;
-    if (page != NULL && page->kind == SMI_SLAB) {
-        if (smi_free_slab(page, block)) return; /* another page had its place in the cache */
-        if (smi_free_others(page, block)) return;
-    }
     if (smi_is_tracing() && smi_free_traced(page, block)) return;
-    smi_free_slow(block, site, call);
+    smi_free_rest(page, block, site, call);
 }
 SMI_NOINLINE void smi_free_plain(void *block) { smi_free_else(block, smi_nowhere, "sagemem_free"); }
 
@@ -7762,10 +7793,12 @@ static void smi_domain_dispose(smi_domain *d);
 
 /* To be called when what it depends on has changed. */
 static void smi_heap_quick(smi_domain *h) {
-    uintptr_t owner = h->fast && !h->shut ? SMI_LOAD(&h->owner) : 0;
-    bool fresh = owner != 0 && h->top->fresh && !SMI_LOAD(&h->pending); /* else it looks first: see smi_pending_set */
-    __atomic_store_n(&h->quick, h->top == h ? owner : fresh ? owner | SMI_FRESH : 0, __ATOMIC_SEQ_CST);
-    if (fresh && __atomic_load_n(&h->pending, __ATOMIC_SEQ_CST)) SMI_STORE(&h->quick, (uintptr_t)0);
+    uintptr_t owner = h->fast ? SMI_LOAD(&h->owner) : 0, how = h->shut ? SMI_SHUT : h->top->fresh ? SMI_FRESH : 0;
+    bool slabs = h->top == h && !h->shut;
+    bool open = owner != 0 && (slabs || (how != 0 && !SMI_LOAD(&h->pending))); /* else it looks first: see smi_pending_set */
+    __atomic_store_n(&h->quick, !open ? 0 : slabs ? owner : owner | how, __ATOMIC_SEQ_CST);
+    if (open && !slabs && __atomic_load_n(&h->pending, __ATOMIC_SEQ_CST)) SMI_STORE(&h->quick, (uintptr_t)0);
+    if (h->shut) owner = 0;
     for (smi_domain *scope = h->top; scope != h; scope = scope->outer)
         SMI_STORE(&scope->quick_bump, scope->chain == NULL ? owner : 0);
 }
@@ -19144,11 +19177,12 @@ static void smi_trace_binary(smi_trace_kind kind, smi_domain *d, const void *blo
     if (SMI_UNLIKELY(SMI_LOAD(&heap->traced) != SMI_LOAD(&smi_tracing) && d != &smi_process)) return;
     smi_trail *t = smi_trail_mine();
     if (SMI_UNLIKELY(t == NULL)) return;
-    if (SMI_UNLIKELY(kind > SMI_TRACE_BECOME)) {
+    if (SMI_UNLIKELY(kind > SMI_TRACE_BECOME && kind != SMI_TRACE_NEXT)) {
         smi_trace_rare(t, kind, d, size, tag);
         return;
     }
     smi_trail_order(t, heap);
+    if (kind == SMI_TRACE_NEXT) return;
     smi_record_put(smi_trail_room(t, 1), (unsigned)kind, SMI_LOAD(&d->trace_slot), tag, size, (uintptr_t)block);
     smi_trail_show(t, 1);
 }
@@ -19279,7 +19313,7 @@ static void smi_chrome_tell(smi_trace_chrome *c, smi_trace_kind kind, smi_domain
 static void smi_trace_json(smi_trace_kind kind, smi_domain *d, const void *block, uint64_t size, sagemem_tag tag) {
     (void)block;
     if (d != &smi_process && SMI_LOAD(&d->base->traced) != SMI_LOAD(&smi_tracing)) return;
-    if (kind >= SMI_TRACE_HEAP) {
+    if (kind >= SMI_TRACE_HEAP && kind != SMI_TRACE_NEXT) {
         smi_lock_take(&smi_trace_lock);
         if (smi_traced.running && smi_traced.chrome != NULL) smi_chrome_tell(smi_traced.chrome, kind, d, size, tag, smi_trace_ns());
         smi_lock_give(&smi_trace_lock);
