@@ -7244,7 +7244,7 @@ static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) 
 }
 
 /* The short paths once more, for a heap where they are shut because a trace runs. NULL: the long way. */
-static void *smi_alloc_traced_in(smi_domain *d, smi_trail *t, size_t size, sagemem_tag tag) {
+SMI_NOINLINE void *smi_alloc_traced_scope(smi_domain *d, smi_trail *t, size_t size, sagemem_tag tag) {
     void *block = NULL;
     if (d->fresh) {
         block = smi_alloc_fresh(d, size, tag);
@@ -7255,25 +7255,28 @@ static void *smi_alloc_traced_in(smi_domain *d, smi_trail *t, size_t size, sagem
     if (block != NULL) smi_trail_put(t, SMI_TRACE_ALLOC, d, block, (uint32_t)(smi_bump_units(size) * 16 - 8), tag);
     return block;
 }
-SMI_INLINE void *smi_alloc_traced_slab(smi_domain *heap, smi_trail *t, size_t size, sagemem_tag tag) {
+SMI_INLINE void *smi_alloc_traced_in(smi_domain *heap, smi_trail *t, size_t size, sagemem_tag tag) {
+    if (heap->top != heap) return smi_alloc_traced_scope(heap->top, t, size, tag);
     if (SMI_UNLIKELY(size > SMI_SMALL_MAX)) return NULL;
     size_t class_index = smi_class_of(size);
     void *block = smi_alloc_class(heap, class_index, tag);
     if (SMI_LIKELY(block != NULL))
-        smi_trail_put(t, SMI_TRACE_ALLOC, heap, block, (uint32_t)smi_class_size((unsigned)class_index), tag);
+        smi_trail_put(t, SMI_TRACE_ALLOC, heap, block, heap->bins[tag]->current[class_index]->block_size, tag);
     return block;
 }
-SMI_NOINLINE void *smi_alloc_traced_next(sagemem_heap *heap, size_t size, sagemem_tag tag);
-static void *smi_alloc_traced(sagemem_heap *heap, size_t size, sagemem_tag tag) {
+SMI_NOINLINE smi_trail *smi_trail_next(smi_domain *heap) {
+    smi_trace(SMI_TRACE_NEXT, heap, NULL, 0, SAGEMEM_UNTAGGED);
+    return smi_trail_ready(heap);
+}
+SMI_NOINLINE void *smi_alloc_traced_next(smi_domain *heap, size_t size, sagemem_tag tag) {
+    smi_trail *t = smi_trail_next(heap);
+    return t != NULL ? smi_alloc_traced_in(heap, t, size, tag) : NULL;
+}
+SMI_NOINLINE void *smi_alloc_traced(sagemem_heap *heap, size_t size, sagemem_tag tag) {
     if (heap == NULL) heap = smi_mine.heap;
     if (heap == NULL || !smi_is_self(SMI_LOAD(&heap->quick) - SMI_SHUT)) return NULL;
     smi_trail *t = smi_trail_ready(heap);
-    if (SMI_UNLIKELY(t == NULL)) return smi_alloc_traced_next(heap, size, tag);
-    return heap->top == heap ? smi_alloc_traced_slab(heap, t, size, tag) : smi_alloc_traced_in(heap->top, t, size, tag);
-}
-SMI_NOINLINE void *smi_alloc_traced_next(sagemem_heap *heap, size_t size, sagemem_tag tag) {
-    smi_trace(SMI_TRACE_NEXT, heap, NULL, 0, tag);
-    return smi_trail_ready(heap) != NULL ? smi_alloc_traced(heap, size, tag) : NULL;
+    return SMI_LIKELY(t != NULL) ? smi_alloc_traced_in(heap, t, size, tag) : smi_alloc_traced_next(heap, size, tag);
 }
 
 /* All short paths but the first. NULL: the long way. */
@@ -7406,28 +7409,8 @@ SMI_INLINE bool smi_free_others(smi_page *page, void *block) {
     return true;
 }
 
-/* The short paths once more, for a heap where they are shut because a trace runs. False: the long way. */
-SMI_NOINLINE bool smi_free_traced_next(smi_page *page, void *block);
-SMI_NOINLINE bool smi_free_traced_in(smi_page *page, void *block, smi_trail *t) {
-    const smi_domain *d = page->domain;
-    return d != d->base && d->chain == NULL && !d->orphan && smi_free_bump_in(page, block, t);
-}
-SMI_NOINLINE bool smi_free_traced(smi_page *page, void *block) {
-    if (page == NULL || (page->kind != SMI_SLAB && page->kind != SMI_CHUNK)) return false;
-    const smi_domain *heap = page->domain->base;
-    if (!smi_is_self(SMI_LOAD(&heap->owner)) || !heap->shut) return false;
-    smi_trail *t = smi_trail_ready(heap);
-    if (SMI_UNLIKELY(t == NULL)) return smi_free_traced_next(page, block);
-    return page->kind == SMI_SLAB ? smi_free_slab_in(page, block, t) : smi_free_traced_in(page, block, t);
-}
-SMI_NOINLINE bool smi_free_traced_next(smi_page *page, void *block) {
-    smi_domain *heap = page->domain->base;
-    smi_trace(SMI_TRACE_NEXT, heap, block, 0, SAGEMEM_UNTAGGED);
-    return smi_trail_ready(heap) != NULL && smi_free_traced(page, block);
-}
-
 /* What another page had the place of in the cache, another thread's, and the long way. */
-SMI_NOINLINE void smi_free_rest(smi_page *page, void *block, smi_site site, const char *call) {
+SMI_NOINLINE void smi_free_last(smi_page *page, void *block, smi_site site, const char *call) {
     if (page != NULL && page->kind == SMI_SLAB) {
         if (smi_free_slab(page, block)) return;
         if (smi_free_others(page, block)) return;
@@ -7435,12 +7418,35 @@ SMI_NOINLINE void smi_free_rest(smi_page *page, void *block, smi_site site, cons
     smi_free_slow(block, site, call);
 }
 
-/* Apart, so that the short path has no registers to save for it. */
-SMI_NOINLINE void smi_free_else(void *block, smi_site site, const char *call) {
+/* The short paths once more, for a heap where they are shut because a trace runs; false: the long way. */
+SMI_NOINLINE bool smi_free_traced_chunk(smi_page *page, void *block, smi_trail *t) {
+    const smi_domain *d = page->domain;
+    return d != d->base && d->chain == NULL && !d->orphan && smi_free_bump_in(page, block, t);
+}
+SMI_NOINLINE bool smi_free_traced_next(smi_page *page, void *block) {
+    smi_trail *t = smi_trail_next(page->domain->base);
+    return t != NULL && (page->kind == SMI_SLAB ? smi_free_slab_in(page, block, t) : smi_free_traced_chunk(page, block, t));
+}
+SMI_INLINE bool smi_free_traced(smi_page *page, void *block) {
+    if (page == NULL || (page->kind != SMI_SLAB && page->kind != SMI_CHUNK)) return false;
+    const smi_domain *heap = page->domain->base;
+    if (!smi_is_self(SMI_LOAD(&heap->owner)) || !heap->shut) return false;
+    smi_trail *t = smi_trail_ready(heap);
+    if (SMI_UNLIKELY(t == NULL)) return smi_free_traced_next(page, block);
+    return page->kind == SMI_SLAB ? smi_free_slab_in(page, block, t) : smi_free_traced_chunk(page, block, t);
+}
+SMI_NOINLINE void smi_free_rest(smi_page *page, void *block, smi_site site, const char *call) {
+    if (!smi_is_tracing() || !smi_free_traced(page, block)) smi_free_last(page, block, site, call);
+}
+
+/* Each of these ends with a jump to the next, so that none has registers to save for another. */
+SMI_NOINLINE void smi_free_chunk(smi_page *page, void *block, smi_site site, const char *call) {
+    if (!smi_free_bump(page, block)) smi_free_rest(page, block, site, call);
+}
+static void smi_free_else(void *block, smi_site site, const char *call) {
     smi_page *page = smi_lookup(block);
-    if (page != NULL && page->kind == SMI_CHUNK && smi_free_bump(page, block)) return;
-    if (smi_is_tracing() && smi_free_traced(page, block)) return;
-    smi_free_rest(page, block, site, call);
+    if (page != NULL && page->kind == SMI_CHUNK) smi_free_chunk(page, block, site, call);
+    else smi_free_rest(page, block, site, call);
 }
 SMI_NOINLINE void smi_free_plain(void *block) { smi_free_else(block, smi_nowhere, "sagemem_free"); }
 
