@@ -292,12 +292,12 @@ static uint64_t mix(uint64_t sum, uint64_t word) {
     return mixed ^ mixed >> 32;
 }
 static uint64_t sum_of(const block_header *h, const record *at) {
-    uint64_t what = mix(h->clock, h->records), where = mix(h->ns, h->trail);
+    uint64_t what[2] = {h->clock, h->records}, where[2] = {h->ns, h->trail}; /* of records 0, 2, ... and 1, 3, ... */
     for (uint32_t i = 0; i < h->records; i++) {
-        what = mix(what, at[i].what);
-        where = mix(where, at[i].where);
+        what[i % 2] = mix(what[i % 2], at[i].what);
+        where[i % 2] = mix(where[i % 2], at[i].where);
     }
-    return mix(what, where);
+    return mix(mix(what[0], what[1]), mix(where[0], where[1]));
 }
 
 static bool check_header(const reader *in) {
