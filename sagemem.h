@@ -6981,6 +6981,21 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
 
 /* reserved: bytes of addresses that the block is to grow into without moving; 0: it is an ordinary one. A heap that cannot
  * do that takes them all as memory at once. */
+/* sagemem_size of a block that has just been allocated. */
+static size_t smi_new_size(const smi_domain *d, const void *block) {
+    const smi_page *page = smi_lookup(block);
+    const char *header = (const char *)block - 8;
+    if (page != NULL && page->kind == SMI_CHUNK) return smi_chunk_size(d, header, smi_get(header));
+    return page != NULL && page->kind == SMI_SLAB ? page->block_size : sagemem_size(block);
+}
+/* Records it here where that is possible, as the traced paths do. */
+static void smi_trace_block_event(smi_trace_kind kind, smi_domain *d, const void *block, size_t size, sagemem_tag tag) {
+    const smi_domain *heap = d->base;
+    smi_trail *t = smi_is_self(SMI_LOAD(&heap->owner)) && heap->shut ? smi_trail_ready(heap) : NULL;
+    if (t != NULL && size <= UINT32_MAX) smi_trail_put(t, kind, d, block, (uint32_t)size, tag);
+    else smi_trace(kind, d, block, size, tag);
+}
+
 static void *smi_domain_alloc_in(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
                                  bool *zeroed, const char *call) {
     if (d == d->base) smi_outside_grows(d); /* an object of the heap takes more while a scope is open */
@@ -6991,7 +7006,7 @@ static void *smi_domain_alloc_in(smi_domain *d, size_t alignment, size_t size, s
     smi_mine.paying = &d->budget;
     void *block = smi_domain_alloc_paid(d, alignment, size, reserved, tag, site, zeroed, call);
     smi_mine.paying = NULL;
-    if (smi_is_tracing() && block != NULL) smi_trace(SMI_TRACE_ALLOC, d, block, sagemem_size(block), tag);
+    if (smi_is_tracing() && block != NULL) smi_trace_block_event(SMI_TRACE_ALLOC, d, block, smi_new_size(d, block), tag);
     return block;
 }
 static void *smi_domain_alloc(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, bool *zeroed,
@@ -7245,14 +7260,14 @@ static void *smi_alloc_refill(sagemem_heap *heap, size_t size, sagemem_tag tag) 
 
 /* The short paths once more, for a heap where they are shut because a trace runs. NULL: the long way. */
 SMI_NOINLINE void *smi_alloc_traced_scope(smi_domain *d, smi_trail *t, size_t size, sagemem_tag tag) {
-    void *block = NULL;
-    if (d->fresh) {
-        block = smi_alloc_fresh(d, size, tag);
-        if (block == NULL) block = smi_alloc_first_in(d, size, tag);
-    } else if (d->chain == NULL) {
-        block = smi_alloc_bump_in(d, size, tag);
+    size_t usable = smi_bump_units(size) * 16 - 8;
+    void *block = d->fresh ? smi_alloc_fresh(d, size, tag) : d->chain == NULL ? smi_alloc_bump_in(d, size, tag) : NULL;
+    if (block != NULL) {
+        smi_trail_put(t, SMI_TRACE_ALLOC, d, block, (uint32_t)usable, tag);
+    } else if (d->fresh) {
+        block = smi_alloc_first_in(d, size, tag); /* who gives it a chunk may have used the trail's room */
+        if (block != NULL) smi_trace(SMI_TRACE_ALLOC, d, block, usable, tag);
     }
-    if (block != NULL) smi_trail_put(t, SMI_TRACE_ALLOC, d, block, (uint32_t)(smi_bump_units(size) * 16 - 8), tag);
     return block;
 }
 SMI_INLINE void *smi_alloc_traced_in(smi_domain *heap, smi_trail *t, size_t size, sagemem_tag tag) {
@@ -7357,7 +7372,7 @@ SMI_NOINLINE void smi_free_slow(void *block, smi_site site, const char *call) {
         return;
     }
     SMI_ASSUME(ref.domain != NULL);
-    if (smi_is_tracing()) smi_trace(SMI_TRACE_FREE, ref.domain, block, ref.size, ref.tag);
+    if (smi_is_tracing()) smi_trace_block_event(SMI_TRACE_FREE, ref.domain, block, ref.size, ref.tag);
     if (ref.system != NULL) smi_system_free(ref.system);
     else if (shared || SMI_LOAD(&ref.domain->base->owner) == smi_self()) smi_free_own(&ref, block, site);
     else smi_free_remote(&ref, block, call);
