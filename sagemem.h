@@ -1876,8 +1876,9 @@ typedef enum sagemem_trace_format {
 typedef struct sagemem_trace_desc {
     const char *path; /* replaced; a regular file */
     sagemem_trace_format format;
-    size_t max_bytes; /* of the library's memory, for what is not in the file yet: 32 KiB a thread; at least 128 KiB [4 MiB].
-                         Events for which there is no room are lost, and counted */
+    size_t
+        max_bytes; /* of the library's memory, for what is not in the file yet: 40 KiB, and 32 KiB for each thread; CHROME: 80 KiB;
+                         at least 128 KiB [4 MiB]. Events for which there is no room are lost, and counted */
 } sagemem_trace_desc;
 
 /* Begins a trace of all heaps; one at a time. The calling thread's heaps are traced at once, others from their next slow path on,
@@ -16935,11 +16936,19 @@ typedef struct smi_snap_room {
     uint32_t tags, owners, cells, past, files, sites;
 } smi_snap_room;
 
+/* Of the trace that runs; >>trace tells. */
+typedef struct smi_trace_figures {
+    const char *format; /* NULL: none runs */
+    uint64_t file_bytes, lost, memory, memory_most;
+} smi_trace_figures;
+static void smi_trace_look(smi_trace_figures *out);
+
 struct sagemem_snapshot {
     size_t bytes;
     uintptr_t magic;          /* not in front: there the link of free memory is */
     uint64_t taken_ns, taken; /* taken: smi_os_ticks */
     uint64_t resident, library, peak;
+    smi_trace_figures trace; /* of a process */
     bool is_process, on_desk, sorted;
     smi_snap_room room, n;
     smi_snap_tag *tags; /* by number */
@@ -17312,6 +17321,7 @@ static sagemem_snapshot *smi_snap_make(smi_domain *root, bool desk, const char *
         s->taken = smi_os_ticks(); /* after whatever it tells of */
         smi_snap_peaks(s, root);
         s->library = is_process ? SMI_LOAD(&smi_meta_bytes) : 0;
+        if (is_process && smi_is_tracing()) smi_trace_look(&s->trace);
         bool fits = smi_snap_fits(s);
         room = smi_snap_more(s);
         if (fits && is_process) smi_snap_usual = room;
@@ -17782,6 +17792,14 @@ static uint32_t smi_snap_scopes(const sagemem_snapshot *s) {
     return n;
 }
 
+static void smi_report_text_trace(smi_report_out *out, const smi_trace_figures *t) {
+    char a[SMI_BYTES_TEXT], b[SMI_BYTES_TEXT], c[SMI_BYTES_TEXT];
+    if (t->format == NULL) return;
+    smi_report_put(out, "  a trace runs: %s in its file, %llu events lost, %s of memory (at most %s)\n",
+                   smi_report_bytes(a, t->file_bytes), (unsigned long long)t->lost, smi_report_bytes(b, t->memory),
+                   smi_report_bytes(c, t->memory_most));
+}
+
 static void smi_report_text(smi_report_out *out, const sagemem_snapshot *s) {
     char a[SMI_BYTES_TEXT], b[SMI_BYTES_TEXT], c[SMI_BYTES_TEXT], d[SMI_BYTES_TEXT];
     const smi_snap_owner *o = &s->owners[0];
@@ -17794,6 +17812,7 @@ static void smi_report_text(smi_report_out *out, const sagemem_snapshot *s) {
     smi_report_put(out, "\n  of held: library and headers %s, reserved %s; blocks %llu now, %llu ever; scopes open %u\n",
                    smi_report_bytes(a, o->overhead + s->library), smi_report_bytes(b, o->reserved),
                    (unsigned long long)o->all.blocks, (unsigned long long)o->all.total_blocks, smi_snap_scopes(s));
+    smi_report_text_trace(out, &s->trace);
     if (s->is_process) smi_report_text_where(out, s);
     smi_report_text_tags(out, s);
     smi_report_text_heaps(out, s);
@@ -17866,6 +17885,13 @@ static void smi_report_json_total(smi_report_out *out, const sagemem_snapshot *s
     smi_report_number(out, "mapped", o->mapped);
     smi_report_number(out, "huge_page_bytes", o->huge_page_bytes);
     smi_report_number(out, "reserved", o->reserved);
+    smi_report_put(out, "}");
+    if (s->trace.format == NULL) return;
+    smi_report_put(out, ",\n \"trace\": {\"format\": \"%s\"", s->trace.format);
+    smi_report_number(out, "file_bytes", s->trace.file_bytes);
+    smi_report_number(out, "events_lost", s->trace.lost);
+    smi_report_number(out, "memory", s->trace.memory);
+    smi_report_number(out, "memory_max", s->trace.memory_most);
     smi_report_put(out, "}");
 }
 
@@ -19203,6 +19229,7 @@ SMI_NOINLINE void smi_trace_rare(smi_trail *t, smi_trace_kind kind, smi_domain *
 static void smi_trace_binary(smi_trace_kind kind, smi_domain *d, const void *block, uint64_t size, sagemem_tag tag) {
     smi_domain *heap = d->base;
     if (SMI_UNLIKELY(SMI_LOAD(&heap->traced) != SMI_LOAD(&smi_tracing) && d != &smi_process)) return;
+    if (kind == SMI_TRACE_NEXT && smi_mine.trail == NULL) return; /* the event itself asks for one, or is lost */
     smi_trail *t = smi_trail_mine();
     if (SMI_UNLIKELY(t == NULL)) return;
     if (SMI_UNLIKELY(kind > SMI_TRACE_BECOME && kind != SMI_TRACE_NEXT)) {
@@ -19363,6 +19390,19 @@ static void smi_trace_event(smi_trace_kind kind, smi_domain *d, const void *bloc
     else smi_trace_json(kind, d, block, size, tag);
 }
 
+/* For reports. */
+static void smi_trace_look(smi_trace_figures *out) {
+    smi_lock_take(&smi_trace_lock);
+    if (smi_traced.running) {
+        out->format = smi_traced.format == SAGEMEM_TRACE_BINARY ? "binary" : "chrome";
+        out->file_bytes = smi_traced.offset;
+        out->lost = SMI_LOAD(&smi_trace_lost);
+        out->memory = smi_traced.bytes;
+        out->memory_most = smi_traced.most;
+    }
+    smi_lock_give(&smi_trace_lock);
+}
+
 /* -- Beginning and end ------------------------------------------------------------------------------------------- */
 
 /* All heaps are to look whether a trace runs: those of the calling thread at once, others at their next slow path. */
@@ -19415,6 +19455,7 @@ static size_t smi_trace_memory_bytes(sagemem_trace_format format) {
     return format == SAGEMEM_TRACE_BINARY ? sizeof(smi_trace_desk) : sizeof(smi_trace_chrome);
 }
 static void smi_trace_release(void) {
+    smi_traced.bytes -= smi_trace_memory_bytes(smi_traced.format);
     smi_meta_free(smi_traced.desk, sizeof(smi_trace_desk));
     smi_meta_free(smi_traced.chrome, sizeof(smi_trace_chrome));
     smi_traced.desk = NULL;
@@ -19455,6 +19496,7 @@ static bool smi_trace_start(const sagemem_trace_desc *desc, smi_os_handle file, 
     smi_traced.serial++;
     smi_traced.numbers = 0;
     smi_traced.most = desc->max_bytes != 0 ? desc->max_bytes : (size_t)4 << 20;
+    smi_traced.bytes += smi_trace_memory_bytes(desc->format);
     smi_traced.desk = binary ? (smi_trace_desk *)memory : NULL;
     smi_traced.slot_hint = 0;
     smi_traced.chrome = binary ? NULL : (smi_trace_chrome *)memory;

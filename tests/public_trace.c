@@ -196,6 +196,58 @@ static void test_limits_and_failures(void **state) {
     sagemem_heap_destroy(heap);
 }
 
+/* What a report says of the trace that runs. */
+static sagemem_status keep_text(void *ctx, const void *data, size_t size, uint64_t offset) {
+    char *text = (char *)ctx;
+    assert_true(offset + size < 512 * KIB);
+    memcpy(text + offset, data, size);
+    text[offset + size] = '\0';
+    return SAGEMEM_OK;
+}
+static char *report(sagemem_format format) {
+    char *text = (char *)calloc(1, 512 * KIB);
+    assert_non_null(text);
+    sagemem_sink sink = {keep_text, NULL, text};
+    assert_int_equal(sagemem_report(NULL, format, &sink), SAGEMEM_OK);
+    return text;
+}
+static uint64_t reported(const char *member) {
+    char *text = report(SAGEMEM_FORMAT_JSON), *at = strstr(text, "\"trace\": {");
+    if (at != NULL) at = strstr(at, member);
+    uint64_t value = at != NULL ? strtoull(at + strlen(member) + 2, NULL, 10) : UINT64_MAX;
+    free(text);
+    return value;
+}
+static void report_says(const char *line) {
+    char *text = report(SAGEMEM_FORMAT_TEXT);
+    if (strstr(text, line) == NULL) fail_msg("the report has no '%s'", line);
+    free(text);
+}
+static void test_reported(void **state) {
+    (void)state;
+    char *without = report(SAGEMEM_FORMAT_TEXT);
+    assert_null(strstr(without, "a trace runs"));
+    free(without);
+    assert_true(reported("\"memory\"") == UINT64_MAX);
+    for (int format = SAGEMEM_TRACE_BINARY; format <= SAGEMEM_TRACE_CHROME; format++) {
+        assert_int_equal(begin((sagemem_trace_format)format, 131072), SAGEMEM_OK);
+        sagemem_free(alloc(NULL, 100, 1));
+        report_says("a trace runs: ");
+        report_says(" in its file, 0 events lost, ");
+        report_says("(at most 128 KiB)");
+        struct stat info;
+        assert_int_equal(stat(path, &info), 0);
+        assert_true(reported("\"file_bytes\"") == (uint64_t)info.st_size);
+        assert_true(reported("\"events_lost\"") == 0 && reported("\"memory_max\"") == 131072);
+        assert_true(reported("\"memory\"") >= 32 * KIB && reported("\"memory\"") <= 131072);
+        char *text = report(SAGEMEM_FORMAT_JSON);
+        assert_non_null(strstr(text, format == SAGEMEM_TRACE_BINARY ? "{\"format\": \"binary\"" : "{\"format\": \"chrome\""));
+        free(text);
+        assert_int_equal(sagemem_trace_end(), SAGEMEM_OK);
+    }
+    assert_true(reported("\"memory\"") == UINT64_MAX);
+}
+
 /* Everything that can happen to blocks, in heaps of a kind; what the trace adds up to is what sagemem_size and the statistics say. */
 enum { SLOTS = 200, STEPS = 20000 };
 typedef struct model {
@@ -408,6 +460,8 @@ static void test_full_disk(void **state) {
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
     for (int i = 0; i < 10000; i++) sagemem_free(alloc(heap, 100, 1));
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    uint64_t lost = reported("\"events_lost\"");
+    assert_true(lost >= 10000 && lost < 20200);
     for (int i = 0; i < 100; i++) sagemem_free(alloc(heap, 100, 1));
     fails_with(sagemem_trace_end(), SAGEMEM_E_IO, "events of the trace were lost");
     traced *t = traced_read(path);
@@ -503,6 +557,49 @@ static void test_chrome(void **state) {
     free(text);
 }
 
+/* Pressure, a limit and an allocation that failed are in both forms. */
+static void under_pressure(void *ctx, const sagemem_system_memory *now) { *(sagemem_pressure *)ctx = now->pressure; }
+static void run_into_limits(sagemem_trace_format format) {
+    sagemem_pressure pressure = SAGEMEM_PRESSURE_OK;
+    sagemem_heap *heap = heap_of_kind("narrow", 0);
+    assert_int_equal(begin(format, 0), SAGEMEM_OK);
+    assert_int_equal(sagemem_pressure_watch(0.0001, 0.0002, under_pressure, &pressure, 0), SAGEMEM_OK);
+    sagemem_free(alloc(NULL, MIB, 1));
+    assert_int_equal(pressure, SAGEMEM_PRESSURE_CRITICAL);
+    assert_int_equal(sagemem_limit_set(heap, 2 * MIB), SAGEMEM_OK);
+    assert_null(sagemem_alloc(heap, 3 * MIB, 60));
+    assert_int_equal(sagemem_pressure_watch(0, 0, NULL, NULL, 0), SAGEMEM_OK);
+    assert_int_equal(sagemem_trace_end(), SAGEMEM_OK);
+    sagemem_heap_destroy(heap);
+}
+static void test_limits_in_both_forms(void **state) {
+    (void)state;
+    assert_int_equal(sagemem_tag_define(60, "Too/Much"), SAGEMEM_OK);
+    run_into_limits(SAGEMEM_TRACE_BINARY);
+    traced *t = traced_read(path);
+    for (size_t i = 0; i < t->count; i++) {
+        const traced_event *e = &t->events[i];
+        if (e->kind == T_PRESSURE) assert_true(e->size == SAGEMEM_PRESSURE_CRITICAL && e->slot == 0);
+        if (e->kind == T_LIMIT) assert_true(e->size == 2 * MIB && e->slot != 0);
+        if (e->kind == T_FAIL) assert_true(e->size == 3 * MIB && e->tag == 60 && e->slot != 0);
+    }
+    assert_true(t->kinds[T_PRESSURE] == 1 && t->kinds[T_LIMIT] == 1 && t->kinds[T_FAIL] == 1);
+    traced_free(t);
+    run_into_limits(SAGEMEM_TRACE_CHROME);
+    char *text = (char *)calloc(1, MIB);
+    FILE *file = fopen(path, "rb");
+    assert_true(text != NULL && file != NULL && fread(text, 1, MIB - 1, file) > 0);
+    fclose(file);
+    static const char *const marks[] = {
+        "\"name\": \"memory pressure: critical\", \"s\": \"g\"",
+        "\"name\": \"limit\", \"s\": \"g\", \"args\": {\"owner\": \"narrow\", \"bytes\": 2097152}",
+        "\"name\": \"out of memory\", \"s\": \"g\", \"args\": {\"tag\": \"Too/Much\", \"bytes\": 3145728}",
+    };
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (lines_with(text, marks[i]) != 1) fail_msg("%s is not once in %s", marks[i], text);
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_arguments, setup, clean),
@@ -511,6 +608,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_after_the_end, setup, clean),
         cmocka_unit_test_setup_teardown(test_names, setup, clean),
         cmocka_unit_test_setup_teardown(test_limits_and_failures, setup, clean),
+        cmocka_unit_test_setup_teardown(test_reported, setup, clean),
         cmocka_unit_test_setup_teardown(test_model, setup, clean),
         cmocka_unit_test_setup_teardown(test_carried, setup, clean),
         cmocka_unit_test_setup_teardown(test_slots, setup, clean),
@@ -520,6 +618,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_no_memory, setup, clean),
         cmocka_unit_test_setup_teardown(test_failures, setup, clean),
         cmocka_unit_test_setup_teardown(test_chrome, setup, clean),
+        cmocka_unit_test_setup_teardown(test_limits_in_both_forms, setup, clean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -170,7 +170,8 @@ static void test_bound(void **state) {
     assert_int_equal(sagemem_trace_end(), SAGEMEM_E_LIMIT);
     assert_non_null(strstr(sagemem_last_error()->message, "max_bytes"));
     traced *t = traced_read(path);
-    assert_true(t->finished && t->lost >= 200 && t->lost <= 2 * 210 && t->unmatched == 0);
+    assert_true(t->finished && t->unmatched == 0);
+    assert_in_range(t->lost, 3 * 200, 3 * 210); /* there is room for two threads: this one and one of the others */
     traced_free(t);
 }
 
