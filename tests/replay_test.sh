@@ -70,9 +70,9 @@ for limit in 300000 5000000 $((peak - 1)) "$peak"; do
     check "a limit of $limit bytes for malloc fails at line ${expected:-none}"
 done
 run --limit 1M "$sage"
-says 'first fails at line'
+says 'first fails at line [0-9]* ([0-9]* bytes);'
 check 'a limit for a heap'
-held=$(sed -n 's/.* used, \([0-9]*\) held$/\1/p' "$tmp/out")
+held=$(sed -n 's/.* asked for, \([0-9]*\) held$/\1/p' "$tmp/out")
 [ "$held" -le 1048576 ]
 check "no more is held than the limit: $held"
 run --limit 1G "$sage"
@@ -85,8 +85,21 @@ run "$tmp/grows.txt"
 says '999 resized' && says 'peak: 16000 bytes asked for'
 check 'just what it asks for'
 run --growth 2 "$tmp/grows.txt"
-says 'peak: 16384 bytes asked for'
+says 'growth by 2).*peak: 16384 bytes asked for'
 check 'doubled'
+run --growth 2 "$sage"
+says 'has no effect'
+check 'growth where nothing grows'
+
+# -- The form of massif: its own tool reads it
+run --massif "$tmp/sage.massif" "$sage"
+[ "$(sed -n 's/^mem_heap_B=//p' "$tmp/sage.massif" | sort -n | tail -n 1)" = "$peak" ]
+check 'the peak in the form of massif'
+if command -v ms_print >/dev/null; then
+    ms_print "$tmp/sage.massif" >"$tmp/out" 2>"$tmp/err" &&
+        tr -d , <"$tmp/out" | grep -q "^100.00% (${peak}B) (tags of all heaps)" && grep -q '(peak)' "$tmp/out"
+    check 'ms_print'
+fi
 
 # -- Text that is wrong
 while read -r what text; do

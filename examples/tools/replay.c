@@ -191,17 +191,21 @@ static const char *bytes_text(uint64_t bytes, char text[32]) {
 static void say_event(const trace *t, uint64_t number) {
     const event *e = &t->events[number - 1];
     const trace_owner *o = &t->owners[e->owner];
-    printf("%s %llu (%llu bytes, tag '%s'", t->unit, (unsigned long long)number, (unsigned long long)e->size, trace_tag(t, e->tag));
+    printf("%s %llu (%llu bytes", t->unit, (unsigned long long)number, (unsigned long long)e->size);
+    if (e->owner != 0) printf(", tag '%s'", trace_tag(t, e->tag)); /* text has neither tags nor heaps */
     if (o->is_scope) printf(", scope %s %llu", o->name, (unsigned long long)o->id);
-    printf(", heap '%s')", t->owners[heap_of(t, e->owner)].name);
+    if (e->owner != 0) printf(", heap '%s'", t->owners[heap_of(t, e->owner)].name);
+    printf(")");
 }
 
 static void say_recorded(const trace *t, const settings *set) {
     char a[32];
-    printf("%s: %llu events: %llu allocations, %llu frees, %llu resized; %llu heaps, %llu scopes, %llu failures; %.6f s\n",
-           set->trace, (unsigned long long)t->count, (unsigned long long)t->kinds[ALLOC], (unsigned long long)t->kinds[FREE],
-           (unsigned long long)t->kinds[RESIZE], (unsigned long long)t->kinds[HEAP], (unsigned long long)t->kinds[SCOPE],
-           (unsigned long long)t->kinds[FAIL], (double)t->ns * 1e-9);
+    printf("%s: %llu events: %llu allocations, %llu frees, %llu resized", set->trace, (unsigned long long)t->count,
+           (unsigned long long)t->kinds[ALLOC], (unsigned long long)t->kinds[FREE], (unsigned long long)t->kinds[RESIZE]);
+    if (t->kinds[HEAP] > 0) /* no text */
+        printf("; %llu heaps, %llu scopes, %llu failures; %.6f s", (unsigned long long)t->kinds[HEAP],
+               (unsigned long long)t->kinds[SCOPE], (unsigned long long)t->kinds[FAIL], (double)t->ns * 1e-9);
+    printf("\n");
     if (t->lost > 0) printf("  %llu events were lost when it was written\n", (unsigned long long)t->lost);
     printf("  recorded peak: %llu bytes (%s) in %llu blocks at %s %llu; at the end %llu bytes\n", (unsigned long long)t->peak,
            bytes_text(t->peak, a), (unsigned long long)t->peak_blocks, t->unit, (unsigned long long)t->peak_event,
@@ -216,12 +220,14 @@ static void say_replay(const replay *r, double seconds) {
     const settings *set = r->set;
     uint64_t blocks = r->t->kinds[ALLOC] + r->t->kinds[FREE] + r->t->kinds[RESIZE];
     sagemem_heap_stats s;
-    printf("replay (%s%s): %.6f s, %.1f ns an event; ", set->use_malloc ? "malloc" : "heap", set->growth > 1 ? ", growth" : "",
-           seconds, blocks > 0 ? seconds * 1e9 / (double)blocks : 0);
-    printf("peak: %llu bytes asked for", (unsigned long long)r->peak);
+    printf("replay (%s", set->use_malloc ? "malloc" : "heap");
+    if (set->growth > 1) printf(", growth by %g", set->growth);
+    printf("): %.6f s, %.1f ns an event; peak: %llu bytes asked for", seconds, blocks > 0 ? seconds * 1e9 / (double)blocks : 0,
+           (unsigned long long)r->peak);
     if (!set->use_malloc && sagemem_heap_get_stats(r->root, &s) == SAGEMEM_OK)
-        printf(", %llu used, %llu held", (unsigned long long)s.used_peak, (unsigned long long)s.held_peak);
+        printf(", %llu held", (unsigned long long)s.held_peak);
     printf("\n");
+    if (set->growth > 1 && r->t->kinds[RESIZE] == 0) printf("  nothing in the trace is resized: --growth has no effect\n");
     if (set->limit == 0 && r->failures == 0) return;
     printf("limit of %llu bytes: ", (unsigned long long)set->limit);
     if (r->failures == 0) {
