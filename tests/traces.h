@@ -15,6 +15,7 @@ typedef struct traced_event {
 
 typedef struct traced_block {
     uint64_t key, size; /* key 0: an empty place */
+    size_t next;        /* place of another one of the slot, plus 1 */
     uint32_t slot, tag;
     bool live;
 } traced_block;
@@ -55,14 +56,19 @@ static inline void traced_count(traced *t) {
     size_t size = 1024;
     while (size < 2 * t->count) size *= 2;
     traced_block *table = (traced_block *)calloc(size, sizeof *table);
-    assert_non_null(table);
+    size_t *first = (size_t *)calloc(65536, sizeof *first); /* by slot */
+    assert_true(table != NULL && first != NULL);
     for (size_t i = 0; i < t->count; i++) {
         const traced_event *e = &t->events[i];
         traced_block *b = traced_find(table, size, (e->address | (uint64_t)e->slot << 44) + 1);
         if (e->kind == T_ALLOC || e->kind == T_BECOME) {
             t->unmatched += b->live;
             if (b->live) traced_go(t, b);
-            traced_block fresh = {(e->address | (uint64_t)e->slot << 44) + 1, e->size, e->slot, e->tag, true};
+            traced_block fresh = {(e->address | (uint64_t)e->slot << 44) + 1, e->size, b->next, e->slot, e->tag, true};
+            if (b->key == 0) {
+                fresh.next = first[e->slot];
+                first[e->slot] = (size_t)(b - table) + 1;
+            }
             *b = fresh;
             t->used += e->size;
             t->tag_used[e->tag] += e->size;
@@ -71,13 +77,14 @@ static inline void traced_count(traced *t) {
             t->unmatched += !b->live || b->size != e->size || b->tag != e->tag;
             if (b->live) traced_go(t, b);
         } else if (e->kind == T_END || e->kind == T_CLEAR) {
-            for (size_t k = 0; k < size; k++)
-                if (table[k].live && table[k].slot == e->slot) traced_go(t, &table[k]);
+            for (size_t k = first[e->slot]; k != 0; k = table[k - 1].next)
+                if (table[k - 1].live) traced_go(t, &table[k - 1]);
         }
         if (t->used > t->peak) t->peak_event = i + 1;
         if (t->used > t->peak) t->peak = t->used;
         if (t->tag_used[e->tag] > t->tag_peak[e->tag]) t->tag_peak[e->tag] = t->tag_used[e->tag];
     }
+    free(first);
     free(table);
 }
 
