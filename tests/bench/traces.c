@@ -21,14 +21,14 @@ extern char **environ;
 
 typedef uint64_t events_of(sagemem_heap *heap, uint64_t steps);
 
-/* A random block is freed and another of random size takes its place. */
-static uint64_t churn(sagemem_heap *heap, uint64_t steps) {
+/* A random block is freed and another takes its place: of one of so many sizes. */
+static uint64_t replace(sagemem_heap *heap, uint64_t steps, uint32_t sizes) {
     static void *live[LIVE];
     uint64_t random = 1;
     for (uint64_t i = 0; i < steps; i++) {
         uint32_t slot = bench_below(&random, LIVE);
         sagemem_free(live[slot]);
-        live[slot] = sagemem_alloc(heap, 16 + bench_below(&random, 1000), (sagemem_tag)(1 + i % 8));
+        live[slot] = sagemem_alloc(heap, 16 + 16 * bench_below(&random, sizes), (sagemem_tag)(1 + i % 4));
         bench_use(live[slot]);
     }
     for (uint32_t slot = 0; slot < LIVE; slot++) {
@@ -37,6 +37,8 @@ static uint64_t churn(sagemem_heap *heap, uint64_t steps) {
     }
     return 2 * steps;
 }
+static uint64_t few_sizes(sagemem_heap *heap, uint64_t steps) { return replace(heap, steps, 4); }
+static uint64_t many_sizes(sagemem_heap *heap, uint64_t steps) { return replace(heap, steps, 63); }
 
 /* Scopes of some hundred blocks, one in four of which is freed before the end. */
 static uint64_t scopes(sagemem_heap *heap, uint64_t steps) {
@@ -139,23 +141,12 @@ static const bench_side sides[] = {
     {"an empty system call", LIMITED, NULL, works_system},
 };
 
-static events_of *const of_blocks = churn, *const of_scopes = scopes;
+static events_of *const few = few_sizes, *const many = many_sizes, *const in_scopes = scopes;
 
 static const bench_row rows[] = {
-    {"trace",
-     "a trace: what it adds to each allocation and free",
-     "ns an event",
-     ADDED,
-     &of_blocks,
-     {{AT_MOST, 20, NULL}},
-     ANY_POLICY},
-    {"trace-scopes",
-     "a trace: the same, in scopes of 128 blocks",
-     "ns an event",
-     ADDED,
-     &of_scopes,
-     {{AT_MOST, 20, NULL}},
-     ANY_POLICY},
+    {"trace", "a trace: what it adds to each allocation and free", "ns an event", ADDED, &few, {{AT_MOST, 20, NULL}}, ANY_POLICY},
+    {"trace-scopes", "a trace: in scopes of 128 blocks", "ns an event", ADDED, &in_scopes, {{AT_MOST, 20, NULL}}, ANY_POLICY},
+    {"trace-sizes", "a trace: of sizes that rarely recur", "ns an event", ADDED, &many, {{AT_MOST, 20, NULL}}, ANY_POLICY},
     {"trace-forest", "the forest example with a trace", "ms", FOREST, NULL, {{AT_MOST, 1.15, "without a trace"}}, ANY_POLICY},
 };
 
