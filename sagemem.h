@@ -437,13 +437,16 @@
  *         sagemem_trace_end();
  *
  *     BINARY is for `sagemem-replay` (make tools), which plays it again with heaps or malloc, another growth, a limit; says how
- *     long that takes, what the peak is and which allocation would have failed first; and draws it. It also reads text, from any
- *     program. CHROME is for ui.perfetto.dev: a counter for each tag, scopes, what failed; it looks once in a millisecond, so that
- *     nothing is slower, and what comes and goes in between is not in it.
+ *     long that takes, what the peak is and which allocation would have failed first; draws it (--plot), or writes it for ms_print
+ *     (--massif). It also reads text, from any program. CHROME is for ui.perfetto.dev: a counter for each tag, scopes, limits,
+ *     pressure, what failed; it looks once in a millisecond, so that nothing is slower, and what comes and goes in between is not
+ *     in it.
  *
- *     cost      BINARY: while it runs, each allocation and free takes a longer way, by some 10 to 20 ns; a disk that takes 1 MB/s for
- *               each 60,000 of them a second. Nothing when none runs
- *     memory    32 KiB for each thread, as part of the library's own, up to max_bytes; given back at the thread's next slow path
+ *     cost      BINARY: while it runs, each allocation and free takes a longer way, by 17 to 20 ns, where sizes rarely recur 25, of
+ *               which the system's write takes 9; the forest example 2 % (`make bench BENCH_ONLY=trace`, beside an empty system
+ *               call of 95 ns); a disk that takes 1 MB/s for each 60,000 of them a second. Nothing when none runs
+ *     memory    40 KiB, and 32 KiB for each thread, as part of the library's own, up to max_bytes; given back at the thread's
+ *               next slow path. The report tells of it while a trace runs, and how many events were lost
  *     order     of one heap exact, whoever frees; of several threads' heaps to some 32 events
  *     Weak: what pools, arenas and recyclers do inside of their blocks is not in it. Sizes are usable ones. A program that ends
  *     without sagemem_trace_end leaves a file that is refused. When the disk is full the run goes on, and the trace has a gap,
@@ -1884,7 +1887,7 @@ typedef struct sagemem_trace_desc {
 /* Begins a trace of all heaps; one at a time. The calling thread's heaps are traced at once, others from their next slow path on,
  * which this forces; blocks and scopes that are there already come first. E_BUSY: one is running; E_ARGUMENT; E_NOT_FOUND, E_IO:
  * the file cannot be made; E_NOMEM, E_LIMIT. Nothing is traced then. Threads: any. Cost: the blocks of each heap, once; then, of
- * BINARY, some 10 ns for each allocation and free, and the writing. */
+ * BINARY, some 20 ns for each allocation and free, with the writing. */
 SAGEMEM_API sagemem_status sagemem_trace_begin(const sagemem_trace_desc *desc);
 /* Writes what is left and closes the file. It ends in any case. E_NOT_FOUND: none is running. E_IO, E_LIMIT: events were lost, the
  * message says how many and why; what is in the file is whole and can be read. Without this call the file tells that it was cut.
@@ -3864,8 +3867,8 @@ SMI_INLINE void smi_record_put(smi_trace_record *r, unsigned kind, uint32_t slot
     r->what = kind | (uint64_t)tag << 4 | (uint64_t)slot << 16 | size << 32;
     r->where = (at >> 4 & (((uint64_t)1 << 44) - 1)) | size >> 32 << 44;
 }
-/* For an event of a heap that the calling thread may change, most of which follow another one of the same heap and thread: the trail
- * with room for it. NULL: SMI_TRACE_NEXT makes it ready. */
+/* The trail with room for an event of a heap that the calling thread may change, most of which follow another one of the same heap
+ * and thread. NULL: SMI_TRACE_NEXT makes it ready. */
 SMI_INLINE smi_trail *smi_trail_ready(const smi_domain *heap) {
     smi_trail *t = smi_mine.trail;
     bool ready = t != NULL && heap->trail == t && heap->traced == SMI_LOAD(&smi_tracing) && t->used < t->stop;
@@ -19057,7 +19060,8 @@ SMI_NOINLINE void smi_trail_flush(smi_trail *t) {
 
 static void smi_trace_lose(void) { SMI_ATOMIC_ADD(&smi_trace_lost, (uint64_t)1); }
 
-/* The structure, if the bound allows one more; else the event that it was for is lost. What it takes to get it is no failure of the call that is being traced. */
+/* The structure, if the bound allows one more; else the event that it was for is lost. What it takes to get it is no failure of the
+ * call that is being traced. */
 static smi_trail *smi_trail_make(void) {
     smi_lock_take(&smi_trace_lock);
     bool running = smi_traced.running, room = running && smi_traced.bytes + SMI_TRAIL_BYTES <= smi_traced.most;
