@@ -6152,12 +6152,12 @@ static void *smi_huge_resize(smi_domain *d, smi_page *page, size_t size) {
                   : bytes > SMI_SPAN_MAX          ? smi_huge_lift(d, page, bytes)
                   : bytes > page->bytes           ? smi_huge_extend(d, page, bytes)
                                                   : smi_huge_cut(d, page, bytes);
+    if (start != NULL) page->bytes = bytes;
+    smi_lock_give(&smi_span_lock); /* what is counted may take the lock of the statistics, which comes before it */
     if (start != NULL) {
-        page->bytes = bytes;
         smi_huge_recount(d, page, bytes);
         smi_budget_peak(&d->budget);
     }
-    smi_lock_give(&smi_span_lock);
     smi_lock_give(&heap->lock);
     return start;
 }
