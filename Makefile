@@ -54,6 +54,7 @@ EXAMPLES := $(sort $(patsubst examples/%.c,%,$(wildcard examples/*.c)))
 RECIPES  := $(sort $(patsubst examples/recipes/%.c,%,$(wildcard examples/recipes/*.c)))
 FOREST   := $(sort $(wildcard examples/forest/*.c))
 TREES    := $(sort $(wildcard examples/forest_trees/*.c))
+REPLAY   := $(sort $(wildcard examples/tools/replay*.c))
 GROWTH   := tests/bench/growth.c tests/bench/growth_works.c
 BENCH    := $(filter-out $(GROWTH),$(sort $(wildcard tests/bench/*.c tests/bench/*.cpp)))
 
@@ -69,7 +70,7 @@ compile = $(CC) $(flags) -MMD -MF $@.d -MT $@
 library = $(if $(shell grep -l '^[^a-z/*]*define  *SAGEMEM_IMPLEMENTATION' $(1) /dev/null),,$(BUILD)/implementation.o)
 jobs    = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
-.PHONY: help demo deps test check picture fuzz soak vital bench-deps bench format clean FORCE
+.PHONY: help demo tools deps test check picture fuzz soak vital bench-deps bench format clean FORCE
 .DEFAULT_GOAL = help
 
 help: ## lists the targets
@@ -82,6 +83,9 @@ demo: $(BUILD)/forest $(BUILD)/forest_trees ## builds and runs the forest exampl
 	$(BUILD)/forest --threads 2 --scale-factors $(BUILD)/demo/trees/trees.a_list --plot $(BUILD)/demo/mass_function.svg \
 	  --output $(BUILD)/demo/galaxies $(BUILD)/demo/trees/trees_063.0
 	@echo 'The stellar mass function is in $(BUILD)/demo/mass_function.svg.'
+
+tools: $(BUILD)/sagemem-replay ## builds sagemem-replay, which plays a trace again under other settings
+	@echo 'Built: $<'
 
 deps: ## installs what the tests need (Debian, Ubuntu, Fedora, macOS)
 	@sh tests/deps.sh
@@ -117,9 +121,9 @@ bench-deps: ## installs the allocators that the benchmarks compare with
 	@rm -f $(BUILD)/bench/peers
 
 # Both retention policies are run to their end; a goal that is missed is no error.
-bench: $(BUILD)/bench/compare $(BUILD)/bench/growth ## measures speed and memory against other allocators, stdio, HDF5 (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,map)
+bench: $(BUILD)/bench/compare $(BUILD)/bench/growth $(BUILD)/forest ## measures speed and memory against other allocators, stdio, HDF5 (some minutes; BENCH_QUICK=1, BENCH_ONLY=pair,map)
 	@for policy in default keep; do \
-	  BENCH_FILES=$${BENCH_FILES:-$(BUILD)/bench} BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" \
+	  BENCH_FILES=$${BENCH_FILES:-$(BUILD)/bench} BENCH_FOREST=$(BUILD)/forest BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" \
 	    $< $$policy $(BUILD)/bench/$$policy || exit 1; \
 	done
 	@BENCH_COMMIT="$$(git describe --always --dirty 2>/dev/null)" $(BUILD)/bench/growth $(BUILD)/bench/growth
@@ -177,6 +181,9 @@ $(BUILD)/forest: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(call libr
 $(BUILD)/forest_hdf5: $(FOREST) $(wildcard examples/forest/*.h) sagemem.h $(BUILD)/flags
 	@$(CC) $(flags) -DFOREST_HDF5 $(HDF5_CFLAGS) -Iexamples/forest -o $@ $(FOREST) $(HDF5_LIBS) -lm
 
+$(BUILD)/sagemem-replay: $(REPLAY) examples/tools/replay.h $(BUILD)/implementation.o
+	@$(CC) $(flags) -Iexamples/tools -o $@ $(REPLAY) $(BUILD)/implementation.o
+
 # It shares the layout of tree files with the program that reads them.
 $(BUILD)/forest_trees: $(TREES) $(wildcard examples/forest_trees/*.h) examples/forest/halo.h $(BUILD)/flags
 	@$(CC) $(flags) -Iexamples/forest -o $@ $(TREES) -lm
@@ -221,7 +228,7 @@ run_recipes  = $(addprefix run-recipe-,$(RECIPES))
 $(run_programs): run-%: $(BUILD)/tests/%
 	@sh tests/run.sh $(RESULTS) $* $(RUNNER) $<
 
-$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest $(if $(HDF5),$(BUILD)/forest_hdf5)) $(if $(TREES),$(BUILD)/forest_trees)
+$(run_shells): run-%: tests/% $(addprefix $(BUILD)/caught/,$(CAUGHT)) $(BUILD)/implementation.o $(if $(FOREST),$(BUILD)/forest $(if $(HDF5),$(BUILD)/forest_hdf5)) $(if $(TREES),$(BUILD)/forest_trees) $(if $(REPLAY),$(BUILD)/sagemem-replay)
 	@CC='$(CC)' CXX='$(CXX)' CFLAGS='$(CFLAGS) $(SANITIZE)' BUILD='$(BUILD)' \
 	  sh tests/run.sh -s $(RESULTS) $* sh $< $(BUILD)/$(*:_test.sh=) $(DATA)
 

@@ -345,6 +345,14 @@ static void json_is_as_the_schema_says(void **state) {
     wrong[1] = 'A';
     assert_int_equal(against_schema("report-1.schema.json", text), 1);
     assert_int_equal(against_schema("report-1.schema.json", report(NULL, SAGEMEM_FORMAT_JSON)), 0);
+    snprintf(path, sizeof path, "%s/traced", place);
+    sagemem_trace_desc trace = {path, SAGEMEM_TRACE_BINARY, 0};
+    assert_int_equal(sagemem_trace_begin(&trace), SAGEMEM_OK);
+    text = report(NULL, SAGEMEM_FORMAT_JSON);
+    assert_non_null(strstr(text, "\"trace\": {"));
+    assert_int_equal(against_schema("report-1.schema.json", text), 0);
+    assert_int_equal(sagemem_trace_end(), SAGEMEM_OK);
+    assert_int_equal(unlink(path), 0);
     sagemem_snapshot *after = sagemem_snapshot_take(heap);
     memset(&out, 0, sizeof out);
     sagemem_sink sink = {keep_text, NULL, &out};

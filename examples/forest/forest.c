@@ -14,6 +14,7 @@
  *   - a forest for each thread (run.c), written in the order of the files whoever is done first (window.c);
  *   - a limit for all of it (--limit): a tree that would take too much is an ordinary error that names the tree;
  *   - the library's own figures for each scope (summary.c): which forest was it that needed so much?
+ *   - a trace of every allocation (--trace), to be played again with less memory: sagemem-replay --limit 400K;
  *   - a report in any form, at the end or when SIGUSR1 asks for it (--report; report_if_asked in run.c): the handler sets a flag.
  *
  * Each tool can be switched off (--no-pool, ...): the galaxies stay the same to the byte, only memory and time do not.
@@ -99,6 +100,17 @@ static bool memory_setup(const struct options *options) {
     return status == SAGEMEM_OK || fail("%s", sagemem_last_error()->message);
 }
 
+/* Where memory goes over time: to be looked at in a browser, or played again under another limit. */
+static bool trace_begin(const char *path) {
+    const char *suffix = path ? strrchr(path, '.') : NULL;
+    bool json = suffix && strcmp(suffix, ".json") == 0;
+    const sagemem_trace_desc desc = {.path = path, .format = json ? SAGEMEM_TRACE_CHROME : SAGEMEM_TRACE_BINARY};
+    return !path || sagemem_trace_begin(&desc) == SAGEMEM_OK || fail("%s", sagemem_last_error()->message);
+}
+static bool trace_end(const char *path) {
+    return !path || sagemem_trace_end() == SAGEMEM_OK || fail("%s: %s", path, sagemem_last_error()->message);
+}
+
 static bool flush_output(void) { /* the library does not write through our stdout */
     return (fflush(stdout) == 0 && !ferror(stdout)) || fail("standard output: %s", strerror(errno));
 }
@@ -132,8 +144,10 @@ int main(int argc, char **argv) {
     if (status != OPTIONS_GO_ON) return status;
 
     static struct run run; /* large */
-    status = memory_setup(&options) ? run_all(&run, &options) : EXIT_FAILURE;
+    bool ready = memory_setup(&options) && trace_begin(options.trace);
+    status = ready ? run_all(&run, &options) : EXIT_FAILURE;
     run_close(&run);
+    if (ready && !trace_end(options.trace) && status == EXIT_SUCCESS) status = EXIT_FAILURE;
     if (status == EXIT_SUCCESS && !memory_report(&options, &run.summary)) status = EXIT_FAILURE;
     if (status != EXIT_SUCCESS) {
         char reason[REASON_BYTES];

@@ -77,6 +77,11 @@ static bool set_report(struct options *options, const char *value) {
     return fail("--report takes text, brief, json, csv, prometheus, folded or html, with :PATH if you like, not '%s'", value);
 }
 
+static bool set_trace(struct options *options, const char *value) {
+    options->trace = value;
+    return true;
+}
+
 static bool set_format(struct options *options, const char *value) {
     options->format = strcmp(value, "hdf5") == 0 ? FORMAT_HDF5 : FORMAT_BINARY;
     return options->format == FORMAT_HDF5 || strcmp(value, "binary") == 0 || fail("--format takes binary or hdf5, not '%s'", value);
@@ -126,6 +131,7 @@ static const struct option {
     {"--no-buffers", NULL, "write each record by a system call of its own", NULL, offsetof(struct options, without.buffers)},
     {"--report", "FORMAT[:PATH]", "text, brief, json, csv, prometheus, folded, html; SIGUSR1: also during the run [text]",
      set_report, 0},
+    {"--trace", "PATH", "every allocation, for sagemem-replay; PATH.json: for ui.perfetto.dev", set_trace, 0},
     {"--checked", NULL, "check every block of memory for damage after each tree", NULL, offsetof(struct options, checked)},
     {"--quiet", NULL, "print no summary and no progress, and a report only if --report asks for it", NULL,
      offsetof(struct options, quiet)},

@@ -25,6 +25,7 @@ struct options {
     sagemem_format report;
     const char *report_path; /* NULL: standard output, after the summary or, of the forms for programs, alone */
     bool report_wanted;      /* it was asked for */
+    const char *trace;       /* file; NULL: none */
     bool checked, quiet;
     char **tree_files;
     int tree_file_count;

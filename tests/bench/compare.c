@@ -20,9 +20,10 @@
 #include <unistd.h>
 
 extern const bench_group bench_yardsticks, bench_blocks, bench_scopes, bench_pools, bench_arrays, bench_threads, bench_replay,
-    bench_writers, bench_hdf5, bench_files;
-static const bench_group *const groups[] = {&bench_yardsticks, &bench_blocks, &bench_scopes,  &bench_pools, &bench_arrays,
-                                            &bench_threads,    &bench_replay, &bench_writers, &bench_hdf5,  &bench_files};
+    bench_writers, bench_hdf5, bench_files, bench_traces;
+static const bench_group *const groups[] = {&bench_yardsticks, &bench_blocks,  &bench_scopes, &bench_pools,
+                                            &bench_arrays,     &bench_threads, &bench_replay, &bench_writers,
+                                            &bench_hdf5,       &bench_files,   &bench_traces};
 enum { GROUPS = sizeof groups / sizeof *groups, ROWS = 96 };
 
 /* -- Running --------------------------------------------------------------------------------------------- */

@@ -1,0 +1,532 @@
+/* Reading traces: see replay.h. What the records of a binary one mean is told in sagemem.h, at >>trace. */
+#include "replay.h"
+
+#include <errno.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef struct record {
+    uint64_t what, where;
+} record;
+typedef struct block_header {
+    uint32_t magic, records;
+    uint64_t sum, clock, ns, trail;
+} block_header;
+typedef struct file_header {
+    char magic[8];
+    uint32_t version, byte_order, page_bytes, crc;
+    uint64_t zero;
+} file_header;
+
+enum { R_ALLOC = 1, R_FREE, R_MOVED, R_LEAVE, R_BECOME, R_HEAP, R_SCOPE, R_END, R_CLEAR, R_LIMIT, R_FAIL, R_PRESSURE };
+enum { R_STAMP = 13, R_NAME = 14, R_FINISH = 15, BLOCK_RECORDS = 2042, SLOTS = 65536, NAME_BYTES = 64 };
+
+/* A record to be put in order: those of a thread by their place, those of several by the stamp in front of them. */
+typedef struct raw {
+    uint64_t stamp, place;
+    const record *r;
+    uint32_t trail;
+} raw;
+
+typedef struct name {
+    uint64_t key;
+    char *text;
+} name;
+
+typedef struct reader {
+    trace *t;
+    const char *path;
+    char *bytes;
+    size_t size;
+    raw *raws;
+    size_t raw_count, raw_room;
+    name *names;
+    size_t name_count, name_room;
+    uint64_t *stamps; /* by trail: the last one, plus 1 */
+    uint32_t *last;   /* by trail: the event that allocated last, plus 1 */
+    uint32_t *left;   /* by trail: the block of the last LEAVE, plus 1 */
+    size_t trail_room;
+    uint32_t slots[SLOTS]; /* owner that is there now; 0: the process, or none */
+    uint64_t clock, ns;    /* of the latest block */
+    bool finished;
+    size_t event_room, block_room, owner_room;
+    uint32_t *heads, *chain; /* hash of live blocks by key */
+    uint64_t *keys;
+    size_t head_count;
+    uint64_t unmatched;
+} reader;
+
+bool fail(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("sagemem-replay: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return false;
+}
+
+/* Room for one more element. */
+static bool grow(void *array, size_t count, size_t *room, size_t element_size) {
+    void *old, *fresh;
+    if (count < *room) return true;
+    size_t more = *room == 0 ? 1024 : 2 * *room;
+    memcpy(&old, array, sizeof old);
+    fresh = realloc(old, more * element_size);
+    if (fresh == NULL) return fail("there is no memory for %zu records", more);
+    memcpy(array, &fresh, sizeof fresh);
+    *room = more;
+    return true;
+}
+
+/* -- The file ---------------------------------------------------------------------------------------------------- */
+
+static bool read_all(reader *in, FILE *file) {
+    size_t room = 1 << 20, n;
+    in->bytes = (char *)malloc(room + 1);
+    while (in->bytes != NULL && (n = fread(in->bytes + in->size, 1, room - in->size, file)) > 0) {
+        in->size += n;
+        if (in->size < room) continue;
+        char *more = (char *)realloc(in->bytes, 2 * room + 1);
+        if (more == NULL) return fail("there is no memory for '%s'", in->path);
+        in->bytes = more;
+        room *= 2;
+    }
+    if (in->bytes == NULL) return fail("there is no memory for '%s'", in->path);
+    in->bytes[in->size] = '\0';
+    return !ferror(file) || fail("%s: %s", in->path, strerror(errno));
+}
+
+/* What gzip makes of the file: it is there wherever make is, and a library for it may not be. */
+static bool read_gzipped(reader *in) {
+    int ends[2], status = 0;
+    if (pipe(ends) != 0) return fail("%s: %s", in->path, strerror(errno));
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        execlp("gzip", "gzip", "-dc", "--", in->path, (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    FILE *file = child > 0 ? fdopen(ends[0], "rb") : NULL;
+    bool ok = file != NULL ? read_all(in, file) : fail("%s: gzip cannot be started: %s", in->path, strerror(errno));
+    if (file != NULL) fclose(file);
+    else close(ends[0]);
+    if (child > 0) waitpid(child, &status, 0);
+    return ok && (status == 0 || fail("%s: gzip -dc cannot read it", in->path));
+}
+
+static bool read_file(reader *in) {
+    FILE *file = fopen(in->path, "rb");
+    if (file == NULL) return fail("%s: %s", in->path, strerror(errno));
+    bool ok = read_all(in, file);
+    fclose(file);
+    if (!ok || in->size < 2 || memcmp(in->bytes, "\x1f\x8b", 2) != 0) return ok;
+    free(in->bytes);
+    in->bytes = NULL;
+    in->size = 0;
+    return read_gzipped(in);
+}
+
+/* -- Live blocks, by a key --------------------------------------------------------------------------------------- */
+
+static size_t head_of(const reader *in, uint64_t key) {
+    return (size_t)((key * 0x9E3779B97F4A7C15u) >> 32) & (in->head_count - 1); /* 2^64 / golden ratio: Knuth, TAOCP 3, 6.4 */
+}
+
+static uint32_t find_block(const reader *in, uint64_t key) {
+    uint32_t b = in->heads[head_of(in, key)];
+    while (b != NO_BLOCK && in->keys[b] != key) b = in->chain[b];
+    return b;
+}
+
+static void forget_block(reader *in, uint32_t b) {
+    uint32_t *at = &in->heads[head_of(in, in->keys[b])];
+    while (*at != b) at = &in->chain[*at];
+    *at = in->chain[b];
+}
+
+static bool index_blocks(reader *in, size_t events) {
+    for (in->head_count = 1024; in->head_count < events; in->head_count *= 2) continue;
+    in->heads = (uint32_t *)malloc(in->head_count * sizeof *in->heads);
+    in->chain = (uint32_t *)malloc((events + 1) * sizeof *in->chain);
+    in->keys = (uint64_t *)malloc((events + 1) * sizeof *in->keys);
+    if (in->heads == NULL || in->chain == NULL || in->keys == NULL) return fail("there is no memory for %zu blocks", events);
+    memset(in->heads, 0xFF, in->head_count * sizeof *in->heads);
+    return true;
+}
+
+/* -- Events ------------------------------------------------------------------------------------------------------ */
+
+static event *add_event(reader *in, trace_kind k, uint32_t owner, uint64_t size, uint32_t tag, uint64_t ns) {
+    trace *t = in->t;
+    if (!grow(&t->events, t->count, &in->event_room, sizeof *t->events)) return NULL;
+    event *e = &t->events[t->count++];
+    memset(e, 0, sizeof *e);
+    e->kind = (uint8_t)k;
+    e->block = e->from = e->first = NO_BLOCK;
+    e->owner = owner;
+    e->size = size;
+    e->tag = (uint16_t)tag;
+    e->ns = ns;
+    t->kinds[k]++;
+    return e;
+}
+
+/* `number` is that of the event that does it. */
+static void count_come(trace *t, uint32_t tag, uint64_t size) {
+    t->used += size;
+    t->used_blocks++;
+    t->tags[tag].used += size;
+    if (t->tags[tag].used > t->tags[tag].peak) t->tags[tag].peak = t->tags[tag].used;
+    if (t->used <= t->peak) return;
+    t->peak = t->used;
+    t->peak_blocks = t->used_blocks;
+    t->peak_event = t->count;
+}
+
+static bool come(reader *in, event *e, uint64_t key) {
+    trace *t = in->t;
+    if (e == NULL || !grow(&t->blocks, t->block_count, &in->block_room, sizeof *t->blocks)) return false;
+    uint32_t b = t->block_count++;
+    trace_block fresh = {e->size, e->owner, t->owners[e->owner].live, NO_BLOCK, e->tag, true};
+    t->blocks[b] = fresh;
+    if (fresh.next != NO_BLOCK) t->blocks[fresh.next].previous = b;
+    t->owners[e->owner].live = b;
+    in->keys[b] = key;
+    in->chain[b] = in->heads[head_of(in, key)];
+    in->heads[head_of(in, key)] = b;
+    e->block = b;
+    count_come(t, e->tag, e->size);
+    return true;
+}
+
+static void go(reader *in, uint32_t b) {
+    trace *t = in->t;
+    trace_block *gone = &t->blocks[b];
+    forget_block(in, b);
+    if (gone->previous != NO_BLOCK) t->blocks[gone->previous].next = gone->next;
+    else t->owners[gone->owner].live = gone->next;
+    if (gone->next != NO_BLOCK) t->blocks[gone->next].previous = gone->previous;
+    gone->live = false;
+    t->used -= gone->size;
+    t->used_blocks--;
+    t->tags[gone->tag].used -= gone->size;
+}
+
+/* All that an owner has left. They stay in their list, for whoever plays the event. */
+static void go_all(reader *in, event *e) {
+    trace *t = in->t;
+    trace_owner *o = &t->owners[e->owner];
+    e->first = o->live;
+    for (uint32_t b = o->live; b != NO_BLOCK; b = t->blocks[b].next) {
+        forget_block(in, b);
+        t->blocks[b].live = false;
+        t->used -= t->blocks[b].size;
+        t->used_blocks--;
+        t->tags[t->blocks[b].tag].used -= t->blocks[b].size;
+    }
+    o->live = NO_BLOCK;
+}
+
+static uint32_t add_owner(reader *in, const char *text, uint64_t id, uint32_t outer, bool is_scope) {
+    trace *t = in->t;
+    if (!grow(&t->owners, t->owner_count, &in->owner_room, sizeof *t->owners)) return NO_BLOCK;
+    trace_owner fresh = {strdup(text), id, outer, NO_BLOCK, is_scope};
+    if (fresh.name == NULL) return NO_BLOCK;
+    t->owners[t->owner_count] = fresh;
+    return t->owner_count++;
+}
+
+/* -- Text -------------------------------------------------------------------------------------------------------- */
+
+static bool text_line(reader *in, const char *line, uint64_t number) {
+    unsigned long long id = 0, first = 0, second = 0;
+    char k = 0, more = 0;
+    int found = sscanf(line, " %c %llu %llu %llu %c", &k, &id, &first, &second, &more);
+    int want = k == 'm' || k == 'c' ? 3 : k == 'r' ? 4 : k == 'f' ? 2 : 0;
+    if (want == 0 || found != want)
+        return fail("%s: line %llu is '%s': it should be m ID BYTES, c ID BYTES, r ID OLD NEW or f ID", in->path,
+                    (unsigned long long)number, line);
+    uint32_t b = find_block(in, id);
+    if ((b == NO_BLOCK) == (k == 'r' || k == 'f'))
+        return fail("%s: line %llu: block %llu %s", in->path, (unsigned long long)number, id,
+                    b == NO_BLOCK ? "is not in use" : "is in use already");
+    if (b != NO_BLOCK) go(in, b);
+    event *e = add_event(in, k == 'f' ? FREE : k == 'r' ? RESIZE : ALLOC, 0, k == 'r' ? second : first, 0, 0);
+    if (e == NULL) return false;
+    if (k == 'f') e->block = b;
+    if (k == 'r') e->from = b;
+    return k == 'f' || come(in, e, id);
+}
+
+static bool read_text(reader *in) {
+    uint64_t number = 0;
+    size_t lines = 1;
+    for (size_t i = 0; i < in->size; i++) lines += in->bytes[i] == '\n';
+    in->t->unit = "line";
+    if (!index_blocks(in, lines)) return false;
+    for (char *at = in->bytes, *end; *at != '\0'; at = end) {
+        end = at + strcspn(at, "\n");
+        if (*end == '\n') *end++ = '\0';
+        if (!text_line(in, at, ++number)) return false;
+    }
+    return number > 0 || fail("%s: it is empty", in->path);
+}
+
+/* -- Binary ------------------------------------------------------------------------------------------------------ */
+
+static uint32_t crc32c(const void *data, size_t size) {
+    uint32_t crc = 0xFFFFFFFFu;
+    for (const unsigned char *p = (const unsigned char *)data; size > 0; size--, p++) {
+        crc ^= *p;
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ ((crc & 1) != 0 ? 0x82F63B78u : 0);
+    }
+    return ~crc;
+}
+
+static uint64_t mix(uint64_t sum, uint64_t word) {
+    uint64_t mixed = (sum ^ word) * 0x9E3779B97F4A7C15u;
+    return mixed ^ mixed >> 32;
+}
+static uint64_t sum_of(const block_header *h, const record *at) {
+    uint64_t what[2] = {h->clock, h->records}, where[2] = {h->ns, h->trail}; /* of records 0, 2, ... and 1, 3, ... */
+    for (uint32_t i = 0; i < h->records; i++) {
+        what[i % 2] = mix(what[i % 2], at[i].what);
+        where[i % 2] = mix(where[i % 2], at[i].where);
+    }
+    return mix(mix(what[0], what[1]), mix(where[0], where[1]));
+}
+
+static bool check_header(const reader *in) {
+    file_header h;
+    if (in->size < sizeof h) return fail("%s: it is cut: %zu bytes, and the header has %zu", in->path, in->size, sizeof h);
+    memcpy(&h, in->bytes, sizeof h);
+    if (h.byte_order == 0x04030201) return fail("%s: it was written by a machine with the other byte order", in->path);
+    if (h.byte_order != 0x01020304 || h.crc != crc32c(&h, offsetof(file_header, crc)))
+        return fail("%s: byte 0: the header is damaged", in->path);
+    if (h.version != 1) return fail("%s: it is of version %u, and this program reads version 1", in->path, h.version);
+    return true;
+}
+
+static bool add_name(reader *in, const record *r) {
+    char text[NAME_BYTES];
+    memcpy(text, r + 1, sizeof text);
+    text[NAME_BYTES - 1] = '\0';
+    char *copy = strdup(text);
+    if (copy == NULL) return fail("there is no memory for names");
+    uint32_t number = (uint32_t)(r->what >> 4 & 0xFFF);
+    if (r->what >> 32 == 1) {
+        free(in->t->tags[number].name);
+        in->t->tags[number].name = copy;
+        return true;
+    }
+    if (!grow(&in->names, in->name_count, &in->name_room, sizeof *in->names)) return false;
+    name fresh = {r->where & (((uint64_t)1 << 44) - 1), copy};
+    in->names[in->name_count++] = fresh;
+    return true;
+}
+
+static bool ready_trail(reader *in, uint64_t trail) {
+    if (trail < in->trail_room) return true;
+    size_t room = in->trail_room == 0 ? 64 : in->trail_room, old = in->trail_room;
+    while (room <= trail) room *= 2;
+    in->stamps = (uint64_t *)realloc(in->stamps, room * sizeof *in->stamps);
+    in->last = (uint32_t *)realloc(in->last, room * sizeof *in->last);
+    in->left = (uint32_t *)realloc(in->left, room * sizeof *in->left);
+    if (in->stamps == NULL || in->last == NULL || in->left == NULL) return fail("there is no memory for %zu threads", room);
+    memset(in->stamps + old, 0, (room - old) * sizeof *in->stamps);
+    memset(in->last + old, 0, (room - old) * sizeof *in->last);
+    memset(in->left + old, 0, (room - old) * sizeof *in->left);
+    in->trail_room = room;
+    return true;
+}
+
+/* The records of a block; names are put aside. */
+static bool scan_block(reader *in, const block_header *h, const record *at, size_t byte) {
+    for (uint32_t i = 0, n; i < h->records; i += n) {
+        unsigned k = (unsigned)(at[i].what & 15);
+        n = k == R_NAME ? 5 : k == R_HEAP || k == R_SCOPE ? 2 : 1;
+        if (k == 0 || n > h->records - i)
+            return fail("%s: byte %zu: a record of kind %u is none", in->path, byte + sizeof *h + i * sizeof *at, k);
+        if (k == R_STAMP) in->stamps[h->trail] = at[i].where;
+        if (k == R_NAME && !add_name(in, &at[i])) return false;
+        if (k == R_FINISH) {
+            in->finished = true;
+            in->t->lost = at[i].where;
+        }
+        if (k >= R_STAMP) continue;
+        if (!grow(&in->raws, in->raw_count, &in->raw_room, sizeof *in->raws)) return false;
+        raw fresh = {in->stamps[h->trail], in->raw_count, &at[i], (uint32_t)h->trail};
+        in->raws[in->raw_count++] = fresh;
+    }
+    return true;
+}
+
+static bool scan(reader *in) {
+    size_t at = sizeof(file_header);
+    while (at < in->size) {
+        block_header h;
+        const record *records = (const record *)(const void *)(in->bytes + at + sizeof h);
+        if (in->size - at < sizeof h) break;
+        memcpy(&h, in->bytes + at, sizeof h);
+        if (h.magic != 0x4B4C4254 || h.records == 0 || h.records > BLOCK_RECORDS || h.trail > 1 << 24)
+            return fail("%s: byte %zu: there should be a block of records; it is damaged", in->path, at);
+        if ((in->size - at - sizeof h) / sizeof(record) < h.records) break;
+        if (h.sum != sum_of(&h, records)) return fail("%s: byte %zu: a block of %u records is damaged", in->path, at, h.records);
+        if (!ready_trail(in, h.trail) || !scan_block(in, &h, records, at)) return false;
+        if (h.clock > in->clock) {
+            in->clock = h.clock;
+            in->ns = h.ns;
+        }
+        at += sizeof h + h.records * sizeof(record);
+    }
+    if (at == in->size && in->finished) return true;
+    return fail("%s: byte %zu: it is cut: the program did not get to sagemem_trace_end, or the disk was full", in->path, at);
+}
+
+static int by_time(const void *a, const void *b) {
+    const raw *one = (const raw *)a, *two = (const raw *)b;
+    if (one->stamp != two->stamp) return one->stamp < two->stamp ? -1 : 1;
+    return one->place < two->place ? -1 : one->place > two->place;
+}
+
+static const char *name_of(const reader *in, uint64_t key) {
+    for (size_t i = in->name_count; i-- > 0;)
+        if (in->names[i].key == key) return in->names[i].text;
+    return "?";
+}
+
+/* A block goes on as another: when both have the same owner that is one event. `e` is the one that brings the new one. */
+static bool became(reader *in, event *e, uint32_t old, uint64_t ns) {
+    trace *t = in->t;
+    if (t->blocks[old].owner == e->owner && e->kind == ALLOC) {
+        e->kind = RESIZE;
+        e->from = old;
+        t->kinds[ALLOC]--;
+        t->kinds[RESIZE]++;
+        return true;
+    }
+    event *gone = add_event(in, FREE, t->blocks[old].owner, t->blocks[old].size, t->blocks[old].tag, ns);
+    if (gone != NULL) gone->block = old;
+    return gone != NULL;
+}
+
+static bool block_event(reader *in, const raw *w, unsigned k, uint32_t o, uint64_t size, uint32_t tag, uint64_t ns) {
+    trace *t = in->t;
+    uint64_t key = (w->r->where & (((uint64_t)1 << 44) - 1)) | (w->r->what >> 16 & 0xFFFF) << 44;
+    uint32_t b = find_block(in, key);
+    if ((b == NO_BLOCK) != (k == R_ALLOC || k == R_BECOME)) { /* its other half was lost, or came before the trace */
+        in->unmatched++;
+        if (b == NO_BLOCK) return true;
+        go(in, b);
+    }
+    if (k == R_ALLOC || k == R_BECOME) {
+        uint32_t left = in->left[w->trail];
+        event *e = add_event(in, ALLOC, o, size, tag, ns);
+        if (!come(in, e, key)) return false;
+        in->last[w->trail] = (uint32_t)t->count;
+        if (k == R_ALLOC || left == 0) return true;
+        in->left[w->trail] = 0;
+        return became(in, e, left - 1, ns);
+    }
+    go(in, b);
+    if (k == R_LEAVE) in->left[w->trail] = b + 1;
+    if (k == R_LEAVE) return true;
+    if (k == R_MOVED && in->last[w->trail] != 0) return became(in, &t->events[in->last[w->trail] - 1], b, ns);
+    event *e = add_event(in, FREE, o, size, tag, ns);
+    if (e != NULL) e->block = b;
+    return e != NULL;
+}
+
+static bool domain_event(reader *in, const raw *w, unsigned k, uint32_t slot, uint64_t size, uint32_t tag, uint64_t ns) {
+    static const trace_kind kinds[] = {HEAP, SCOPE, END, CLEAR, LIMIT, FAIL, PRESSURE};
+    if (k == R_HEAP || k == R_SCOPE) {
+        uint32_t outer = in->slots[size % SLOTS];
+        in->slots[slot] = add_owner(in, name_of(in, w->r->where & (((uint64_t)1 << 44) - 1)), w->r[1].what, outer, k == R_SCOPE);
+        if (in->slots[slot] == NO_BLOCK) return fail("there is no memory for heaps and scopes");
+        size = 0;
+    }
+    event *e = add_event(in, kinds[k - R_HEAP], in->slots[slot], size, tag, ns);
+    if (e != NULL && (k == R_END || k == R_CLEAR)) go_all(in, e);
+    if (k == R_END) in->slots[slot] = 0;
+    return e != NULL;
+}
+
+static bool read_binary(reader *in) {
+    if (!check_header(in) || !scan(in) || !index_blocks(in, in->raw_count)) return false;
+    if (in->raw_count > 0) qsort(in->raws, in->raw_count, sizeof *in->raws, by_time);
+    double ns_per_tick = in->clock > 0 ? (double)in->ns / (double)in->clock : 0;
+    for (size_t i = 0; i < in->raw_count; i++) {
+        const raw *w = &in->raws[i];
+        unsigned k = (unsigned)(w->r->what & 15);
+        uint32_t tag = (uint32_t)(w->r->what >> 4 & 0xFFF), slot = (uint32_t)(w->r->what >> 16 & 0xFFFF);
+        uint64_t size = w->r->what >> 32 | (w->r->where >> 44 & 0xFFFF) << 32, ns = (uint64_t)((double)w->stamp * ns_per_tick);
+        bool ok =
+            k <= R_BECOME ? block_event(in, w, k, in->slots[slot], size, tag, ns) : domain_event(in, w, k, slot, size, tag, ns);
+        if (!ok) return false;
+    }
+    in->t->ns = in->ns;
+    if (in->unmatched > 0 && in->t->lost == 0)
+        fail("%s: note: %llu events are of blocks whose beginning or end is not in it", in->path,
+             (unsigned long long)in->unmatched);
+    return true;
+}
+
+const char *trace_tag(const trace *t, uint32_t tag) {
+    static char text[24];
+    if (t->tags[tag].name != NULL) return t->tags[tag].name;
+    if (tag == 0) return "untagged";
+    snprintf(text, sizeof text, "tag %u", tag);
+    return text;
+}
+
+/* What each tag had at the peak: the events up to there once more. */
+static void find_peak(trace *t) {
+    for (uint32_t b = 0; b < t->block_count; b++) t->blocks[b].live = false;
+    for (uint64_t i = 0; i < t->peak_event; i++) {
+        const event *e = &t->events[i];
+        if (e->kind == ALLOC || e->kind == RESIZE) t->blocks[e->block].live = true;
+        if (e->kind == RESIZE) t->blocks[e->from].live = false;
+        if (e->kind == FREE) t->blocks[e->block].live = false;
+        for (uint32_t b = e->first; b != NO_BLOCK; b = t->blocks[b].next) t->blocks[b].live = false;
+    }
+    for (uint32_t b = 0; b < t->block_count; b++)
+        if (t->blocks[b].live) t->tags[t->blocks[b].tag].at_peak += t->blocks[b].size;
+}
+
+bool trace_read(trace *t, const char *path) {
+    reader *in = (reader *)calloc(1, sizeof *in);
+    memset(t, 0, sizeof *t);
+    t->unit = "event";
+    if (in == NULL) return fail("there is no memory");
+    in->t = t;
+    in->path = path;
+    bool ok = add_owner(in, "process", 0, 0, false) == 0 && read_file(in);
+    if (ok) ok = in->size >= 8 && memcmp(in->bytes, "sagetrac", 8) == 0 ? read_binary(in) : read_text(in);
+    if (ok) find_peak(t);
+    for (size_t i = 0; i < in->name_count; i++) free(in->names[i].text);
+    free(in->names);
+    free(in->raws);
+    free(in->stamps);
+    free(in->last);
+    free(in->left);
+    free(in->heads);
+    free(in->chain);
+    free(in->keys);
+    free(in->bytes);
+    free(in);
+    if (!ok) trace_release(t);
+    return ok;
+}
+
+void trace_release(trace *t) {
+    for (uint32_t i = 0; i < t->owner_count; i++) free(t->owners[i].name);
+    for (uint32_t i = 0; i < TAGS; i++) free(t->tags[i].name);
+    free(t->events);
+    free(t->blocks);
+    free(t->owners);
+    memset(t, 0, sizeof *t);
+}
