@@ -3590,8 +3590,14 @@ enum {
     SMI_TAGS = SAGEMEM_TAG_MAX + 1,
     SMI_GROUP = 16, /* records are made for this many neighbouring tags at once */
     SMI_GROUPS = SMI_TAGS / SMI_GROUP,
-    SMI_RARE = 1024,         /* counters that decide when a (tag, class) gets slab pages */
+    SMI_RARE_BITS = 10,      /* so many counters (2 to that power) at first decide when a (tag, class) gets slab pages, */
+    SMI_RARE_BITS_MOST = 20, /* so many at most; */
+    SMI_RARE_LOAD = 4,       /* blocks for each of them */
     SMI_RARE_PERIOD = 32768, /* allocations after which what was recent counts half */
+#ifndef RP
+#define RP 2
+#endif
+    SMI_RARE_PAGES = RP,
     SMI_NAME_MAX = 64,
     SMI_RECLAIMERS = 64
 };
@@ -3786,8 +3792,8 @@ struct sagemem_heap {
     void *system_blocks;
     uint32_t visits;       /* of these, under way */
     struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
-    uint32_t rare_total;
-    uint64_t rare_bytes, waiting_bytes; /* slab heap: small blocks in chunks, in use and in `waiting` */
+    uint32_t rare_bits, rare_turns;
+    uint64_t rare_blocks, rare_bytes, waiting_bytes; /* slab heap: small blocks in chunks, in use and in `waiting` */
     struct smi_hand *hands;             /* see sagemem_allocator_for */
     smi_past *past;                     /* heap: of its ended scopes; made with the first */
     uint32_t traced;                    /* the trace that knows of it; 0: none. See smi_trace_turn */
@@ -7074,26 +7080,53 @@ static void smi_leave(smi_domain *heap) {
     if (SMI_LOAD(&heap->owner) == SMI_ANY) smi_use_end(heap);
 }
 
-/* Whether a (tag, size) with few bytes in this heap has earned slab pages: by two pages' worth of live blocks in chunks,
- * or by being one of the few that most allocations are for. A hash counts; its collisions only make that come sooner. */
+/* Whether a (tag, size) with few bytes in this heap has earned slab pages: by SMI_RARE_PAGES pages' worth of live blocks in
+ * chunks, or by being one of the few that most allocations are for. A hash counts; its collisions only make that come sooner,
+ * and are few, because the table grows with the number of blocks. */
+SMI_INLINE size_t smi_rare_bytes(const smi_domain *d) { return sizeof(smi_rare) << d->rare_bits; }
 SMI_INLINE smi_rare *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t size) {
     if (size > SMI_SMALL_MAX) size = SMI_SMALL_MAX; /* the largest takes 8 bytes more in a chunk */
-    return &d->rare[((uint32_t)tag * 2654435761u ^ smi_class_of(size) * 40503u) >> 7 & (SMI_RARE - 1)];
+    return &d->rare[((uint32_t)tag << 8 ^ smi_class_of(size)) * 2654435761u >> (32 - d->rare_bits)]; /* 2^32 / golden ratio */
 }
 
-/* Live blocks count under what they take, as their free will see it; allocations under what was asked for, so that one
- * size earns its pages whatever holes it falls into. */
+/* The live ones of a chunk, also those that another thread has freed and nobody collected: their free is yet to be counted. */
+static void smi_rare_recount(smi_domain *d, const smi_page *page) {
+    for (const char *h = page->start; h < smi_chunk_top(d, page);) {
+        uint64_t word = smi_get(h);
+        size_t usable = (size_t)smi_units(word) * 16 - 8;
+        if (!smi_word_good(d, h, word) || smi_units(word) == 0) return; /* damaged: its free will say so */
+        bool live = smi_word_state(word) == SMI_LIVE || smi_word_state(word) == SMI_REMOTE;
+        smi_rare *rare = smi_rare_of(d, smi_word_tag(word), usable);
+        if (live && usable <= SMI_SMALL_MAX + 8 && rare->live < UINT16_MAX) rare->live++;
+        h += smi_units(word) * 16;
+    }
+}
+/* Four times the counters, from a walk of the chunks; with those that there are, where memory is short. */
+SMI_NOINLINE void smi_rare_grow(smi_domain *d) {
+    if (d->rare_bits >= SMI_RARE_BITS_MOST) return;
+    smi_rare *more = (smi_rare *)smi_meta_alloc(smi_rare_bytes(d) * 4);
+    if (more == NULL) return;
+    smi_meta_free(d->rare, smi_rare_bytes(d));
+    d->rare = more;
+    d->rare_bits += 2;
+    for (const smi_page *page = d->pages; page != NULL; page = page->domain_next)
+        if (page->kind == SMI_CHUNK) smi_rare_recount(d, page);
+}
+
+/* A small block in a chunk. Live ones count under what they take, as their free will see it; allocations under what was asked
+ * for, so that one size earns its pages whatever holes it falls into. */
 static void smi_rare_count(smi_domain *d, sagemem_tag tag, size_t asked, size_t taken) {
     smi_rare *live = smi_rare_of(d, tag, taken), *recent = smi_rare_of(d, tag, asked);
     d->rare_bytes += taken;
     if (live->live < UINT16_MAX) live->live++;
     if (recent->recent < UINT16_MAX) recent->recent++;
-    if (++d->rare_total % SMI_RARE_PERIOD != 0) return;
-    for (int i = 0; i < SMI_RARE; i++) d->rare[i].recent /= 2;
+    if (SMI_UNLIKELY(++d->rare_blocks == (uint64_t)SMI_RARE_LOAD << d->rare_bits)) smi_rare_grow(d);
+    if (++d->rare_turns % SMI_RARE_PERIOD != 0) return;
+    for (size_t i = 0; i < (size_t)1 << d->rare_bits; i++) d->rare[i].recent /= 2;
 }
-
 static void smi_rare_uncount(smi_domain *d, sagemem_tag tag, size_t taken) {
     smi_rare *live = smi_rare_of(d, tag, taken);
+    d->rare_blocks--;
     d->rare_bytes -= taken;
     if (live->live > 0) live->live--;
 }
@@ -7107,13 +7140,13 @@ SMI_INLINE bool smi_small_in_chunk(const smi_domain *d, size_t size, sagemem_tag
     if (smi_bins_of(d, tag)->pages[class_index] != 0) return false;
     size_t each = smi_class_size(class_index);
     const smi_rare *rare = smi_rare_of(d, tag, smi_bump_units(size) * 16 - 8);
-    return rare->live * each < 2 * smi_slab_least(each) && rare->recent < SMI_RARE_PERIOD / 64;
+    return rare->live * each < SMI_RARE_PAGES * smi_slab_least(each) && rare->recent < SMI_RARE_PERIOD / 64;
 }
 
-static void *smi_small_alloc(smi_domain *d, size_t size, sagemem_tag tag, smi_site site, const char *call) {
-    if (!smi_small_in_chunk(d, size, tag)) return smi_slab_alloc(d, size, tag, call);
-    void *block = smi_chunk_alloc(d, 16, size, tag, site, call);
-    if (block == NULL) return NULL;
+/* A block in a chunk of the domain; a slab heap counts its small ones. */
+static void *smi_chunk_alloc_counted(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+    void *block = smi_chunk_alloc(d, alignment, size, tag, site, call);
+    if (block == NULL || d->rare == NULL) return block;
     size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
     if (usable <= SMI_SMALL_MAX + 8) smi_rare_count(d, tag, smi_bump_units(size) * 16 - 8, usable);
     return block;
@@ -7135,9 +7168,9 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
     if (!smi_records_ready(d, tag)) return NULL;
     if (reserved > 0) return smi_huge_alloc(d, alignment, size, reserved, tag, site, zeroed, call);
     if ((heap->flags & SAGEMEM_HEAP_SYSTEM) != 0) return smi_system_alloc(d, alignment, size, tag, site, call);
-    if (small) return smi_small_alloc(d, size, tag, site, call);
+    if (small && !smi_small_in_chunk(d, size, tag)) return smi_slab_alloc(d, size, tag, call);
     if (size <= SMI_CHUNK_BLOCK_MAX && alignment <= SMI_CHUNK_BLOCK_MAX / 4)
-        return smi_chunk_alloc(d, alignment, size, tag, site, call);
+        return smi_chunk_alloc_counted(d, alignment, size, tag, site, call);
     return smi_huge_alloc(d, alignment, size, 0, tag, site, zeroed, call);
 }
 
@@ -8213,7 +8246,7 @@ static void smi_domain_dispose(smi_domain *d) {
     for (size_t t = 0; t < d->bins_count; t++)
         if (d->bins[t] != &smi_no_bins) smi_meta_free(d->bins[t], sizeof(smi_bins));
     smi_meta_free(d->bins, d->bins_count * sizeof *d->bins);
-    smi_meta_free(d->rare, SMI_RARE * sizeof *d->rare);
+    if (d->rare != NULL) smi_meta_free(d->rare, smi_rare_bytes(d));
     smi_meta_free(d->past, sizeof *d->past);
     for (smi_hand *hand = d->hands, *next; hand != NULL; hand = next) {
         next = hand->next;
@@ -8311,12 +8344,12 @@ static sagemem_heap *smi_heap_create(const sagemem_heap_desc *desc, bool is_defa
     smi_lock_take(&smi_registry_lock);
     const char *name = smi_intern(desc->name != NULL && desc->name[0] != '\0' ? desc->name : "heap");
     smi_domain *h = name != NULL ? smi_heap_structure() : NULL;
-    smi_rare *rare = h != NULL ? (smi_rare *)smi_meta_alloc(SMI_RARE * sizeof *rare) : NULL;
+    smi_rare *rare = h != NULL ? (smi_rare *)smi_meta_alloc(sizeof *rare << SMI_RARE_BITS) : NULL;
     if (rare != NULL) {
         smi_heap_init(h, desc, name);
         h->is_default = is_default;
-        if (h->slab) h->rare = rare;
-        else smi_meta_free(rare, SMI_RARE * sizeof *rare);
+        if (h->slab) h->rare = rare, h->rare_bits = SMI_RARE_BITS;
+        else smi_meta_free(rare, sizeof *rare << SMI_RARE_BITS);
         smi_account_begin(h->parent);
         h->sibling_next = h->parent->children;
         if (h->sibling_next != NULL) h->sibling_next->sibling_prev = h;
@@ -8484,9 +8517,9 @@ static void smi_heap_clear(smi_domain *h) {
     smi_scope_drop_pages(h);
     memset(h->lists, 0, sizeof h->lists);
     memset(h->waiting, 0, sizeof h->waiting);
-    h->rare_bytes = h->waiting_bytes = 0;
+    h->rare_blocks = h->rare_bytes = h->waiting_bytes = 0;
     h->list_map[0] = h->list_map[1] = 0;
-    if (h->rare != NULL) memset(h->rare, 0, SMI_RARE * sizeof *h->rare);
+    if (h->rare != NULL) memset(h->rare, 0, smi_rare_bytes(h));
     h->quarantine_first = h->quarantine_last = NULL;
     h->quarantine_bytes = h->empty_bytes = h->chunk_bytes = 0;
     SMI_STORE(&h->header_bytes, 0);
@@ -8926,7 +8959,7 @@ static void *smi_resize_in_place(const smi_ref *ref, void *block, size_t size, c
     if (ref->page->kind == SMI_HUGE) return size > SMI_CHUNK_BLOCK_MAX / 2 ? smi_huge_resize(d, ref->page, size) : NULL;
     if (smi_watched) return size == ref->size ? block : NULL;
     if (ref->page->kind == SMI_SLAB) return size <= ref->size && (size >= ref->size / 2 || ref->size <= 32) ? block : NULL;
-    if (d->rare != NULL && (size <= SMI_SMALL_MAX || ref->size <= SMI_SMALL_MAX)) /* small ones are counted by class */
+    if (d->rare != NULL && (size <= SMI_SMALL_MAX || ref->size <= SMI_SMALL_MAX + 8)) /* small ones are counted by class */
         return size <= ref->size && size >= ref->size / 2 ? block : NULL;
     return smi_chunk_resize(d, ref->page, ref->header, ref->word, size) ? block : NULL;
 }
