@@ -5770,7 +5770,8 @@ static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_
     smi_page *next = bins->queue[class_index];
     if (next != NULL) {
         smi_queue_remove(bins, next);
-        __builtin_prefetch(bins->queue[class_index]); /* it is next, and has waited long enough to be out of the caches */
+        /* The one after it has waited long enough to be out of the caches. Not NULL: that costs a walk of the page tables. */
+        if (bins->queue[class_index] != NULL) __builtin_prefetch(bins->queue[class_index]);
         if (next->state == SMI_SLAB_EMPTY) d->empty_bytes -= next->bytes;
     } else {
         next = smi_slab_new(d, tag, class_index, call);
