@@ -113,7 +113,7 @@
  *
  *     A long-lived heap serves small blocks from slab pages: one size class of one tag, no header, and counters that
  *     lie beside the page's free list, so that exact accounting costs no line that the call does not touch anyway. A
- *     (tag, class) gets slab pages only once it has two pages' worth of blocks or is allocated often; till then its
+ *     (tag, class) gets slab pages only once it has nearly two pages' worth of blocks or is allocated often; till then its
  *     blocks share chunks, so that a hundred tags cost no hundred pages. In chunks free neighbours are merged and the best
  *     fit is taken. A scope bumps through chunks; blocks freed in it wait for another of exactly their size.
  *     Weak: a heap that alternates between very many (tag, class) pairs holds a page that is partly empty for each;
@@ -3594,10 +3594,7 @@ enum {
     SMI_RARE_BITS_MOST = 20, /* so many at most; */
     SMI_RARE_LOAD = 4,       /* blocks for each of them */
     SMI_RARE_PERIOD = 32768, /* allocations after which what was recent counts half */
-#ifndef RP
-#define RP 2
-#endif
-    SMI_RARE_PAGES = RP,
+    SMI_RARE_EARLY = 128,    /* (tag, class) that get them with little, see smi_small_in_chunk */
     SMI_NAME_MAX = 64,
     SMI_RECLAIMERS = 64
 };
@@ -3628,31 +3625,34 @@ typedef struct smi_page {
     uint32_t freed;      /* slab: of these, given back by the owner; total - freed - remote count are in use */
     uint32_t trigger;    /* slab: when `freed` gets here, smi_slab_event decides what becomes of the page */
     uint32_t block_size; /* slab */
-    /* second line: other threads write here */
+    /* second line: what a page that changes hands needs, and statistics; other threads write here */
     uint32_t limit;       /* slab: bytes of blocks handed out or threaded so far */
     uint16_t capacity;    /* slab: blocks */
     uint16_t class_index; /* slab */
     uint32_t remote;      /* slab: freed by other threads: count << 16 | index of the first + 1 */
-    uint32_t huge_state;  /* huge: 0 live, 1 freed by another thread */
-    smi_u64 folded;       /* slab: blocks handed out before `total` was last reset */
-    struct sagemem_heap *domain;
-    struct smi_page *next, *prev;               /* slab: the class's queue (circular); dead: list */
-    struct smi_page *domain_next, *domain_prev; /* all pages of a domain; slab pages: of its tag's record */
-    struct smi_page *remote_next;               /* slab: in the heap's list of pages with remote frees */
-    char *base;                                 /* the span */
-    size_t bytes;                               /* its size */
-    char *top;                                  /* chunk: end of the formatted part */
-    size_t size;                                /* huge: usable bytes */
-    size_t reserved;                            /* huge: addresses set aside, `bytes` of them memory; 0: all of it is */
-    const char *file;                           /* huge: site; dead, spare: kind of the scope */
-    uint64_t id;                                /* dead, spare: id of the scope */
-    int line;
-    uint32_t references; /* dead: page map entries */
-    uint32_t unseen_at;  /* huge: the heap's `looks` if that look has not counted it yet */
     sagemem_tag tag;
-    uint8_t kind, origin, state;
+    uint8_t kind, state;
+    struct sagemem_heap *domain;
+    struct smi_page *next, *prev; /* slab: the class's queue (circular); dead: list */
+    struct smi_page *domain_next; /* all pages of a domain; slab pages: of its tag's record */
+    struct smi_page *remote_next; /* slab: in the heap's list of pages with remote frees */
+    smi_u64 folded;               /* slab: blocks handed out before `total` was last reset */
+    /* third line */
+    struct smi_page *domain_prev;
+    char *base;          /* the span */
+    size_t bytes;        /* its size */
+    char *top;           /* chunk: end of the formatted part */
+    size_t size;         /* huge: usable bytes */
+    size_t reserved;     /* huge: addresses set aside, `bytes` of them memory; 0: all of it is */
+    const char *file;    /* huge: site; dead, spare: kind of the scope */
+    uint64_t id;         /* dead, spare: id of the scope */
+    const char *name;    /* dead: the heap's, interned */
+    int line;            /* huge: site */
+    uint32_t references; /* dead: page map entries */
+    uint32_t huge_state; /* huge: 0 live, 1 freed by another thread */
+    uint32_t unseen_at;  /* huge: the heap's `looks` if that look has not counted it yet */
+    uint8_t origin;
     bool on_huge_pages;
-    const char *name; /* dead: the heap's, interned */
 } smi_page;
 
 /* How much a (tag, class) is used before it has slab pages. */
@@ -3793,13 +3793,14 @@ struct sagemem_heap {
     uint32_t visits;       /* of these, under way */
     struct smi_rare *rare; /* slab heap: which (tag, class) should have slab pages */
     uint32_t rare_bits, rare_turns;
+    uint32_t earned;                                 /* (tag, class) that have slab pages */
     uint64_t rare_blocks, rare_bytes, waiting_bytes; /* slab heap: small blocks in chunks, in use and in `waiting` */
-    struct smi_hand *hands;             /* see sagemem_allocator_for */
-    smi_past *past;                     /* heap: of its ended scopes; made with the first */
-    uint32_t traced;                    /* the trace that knows of it; 0: none. See smi_trace_turn */
-    uint32_t trace_slot;                /* its number there */
-    bool shut;                          /* heap: the short paths are shut, so that a trace sees every block */
-    const struct smi_trail *trail;      /* heap: where its last event is */
+    struct smi_hand *hands;                          /* see sagemem_allocator_for */
+    smi_past *past;                                  /* heap: of its ended scopes; made with the first */
+    uint32_t traced;                                 /* the trace that knows of it; 0: none. See smi_trace_turn */
+    uint32_t trace_slot;                             /* its number there */
+    bool shut;                                       /* heap: the short paths are shut, so that a trace sees every block */
+    const struct smi_trail *trail;                   /* heap: where its last event is */
     /* A scope's structure is used again: from here on nothing is cleared that has not been used. */
     smi_free_block *lists[SMI_LISTS];
     smi_free_block *waiting[SMI_WAITING]; /* slab heap: by units, linked by their first word */
@@ -5801,10 +5802,17 @@ static void smi_quarantine_enter(smi_domain *d, char *header, uint64_t word, smi
  *
  * In use: total - freed - (count in remote). A page is the class's current one, or full and on no list, or queued
  * with some blocks free, or queued and empty. `freed == trigger` is the one test in sagemem_free: it says that a
- * full page has an eighth of its blocks back, that a queued one is empty, or that the counters need folding.
+ * full page has enough of its blocks back (SMI_SLAB_BACK), that a queued one is empty, or that the counters need folding.
  * ----------------------------------------------------------------------------------------------------------- */
 
 enum { SMI_FOLD_AT = 1 << 30, SMI_THREAD_BYTES = 4096 };
+
+/* A full page waits, with free blocks that nobody sees, till it has this part of its blocks back. After a heap was filled,
+ * random replacement brings all pages of a class to that point together, and until then each allocation is a new page's: so
+ * about that part of the heap is lost. A million blocks of 16 to 128 bytes held 1.23 of what was asked for with 1/8, 1.17 with
+ * 1/16, 1.14 with 1/32 and 1.13 with 1/48, of which 1.10 is the rounding to 16 bytes; a smaller part makes pages change hands more
+ * often: a page gathers about as much again in the queue. */
+static const uint32_t SMI_SLAB_BACK = 48;
 
 static smi_bins smi_no_bins;
 
@@ -5924,7 +5932,7 @@ static void smi_slab_release(smi_domain *d, smi_page *page) {
     smi_record *r = smi_record_find(d, page->tag);
     uint64_t ever = page->folded + page->total;
     if (bins->current[page->class_index] == page) bins->current[page->class_index] = &smi_near.nobody;
-    bins->pages[page->class_index]--;
+    if (--bins->pages[page->class_index] == 0) d->earned--;
     smi_lock_take(&d->lock);
     smi_page_unlink(d, &r->slabs, page);
     SMI_ADD(&r->alloc_bytes, ever * page->block_size);
@@ -6017,7 +6025,7 @@ static smi_page *smi_slab_new(smi_domain *d, sagemem_tag tag, unsigned class_ind
     size_t rest = page->bytes - page->capacity * size;
     page->start = page->base + (rest > 0 ? (d->page_count * 64u) % (rest + 1) & ~(size_t)15 : 0);
     page->trigger = SMI_FOLD_AT;
-    bins->pages[class_index]++;
+    if (bins->pages[class_index]++ == 0) d->earned++;
     smi_lock_take(&d->lock);
     smi_page_link(d, &r->slabs, page);
     d->slab_bytes += page->bytes;
@@ -6037,6 +6045,8 @@ static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_
     smi_page *next = bins->queue[class_index];
     if (next != NULL) {
         smi_queue_remove(bins, next);
+        /* The one after it has waited long enough to be out of the caches. Not NULL: that costs a walk of the page tables. */
+        if (bins->queue[class_index] != NULL) __builtin_prefetch(bins->queue[class_index]);
         if (next->state == SMI_SLAB_EMPTY) d->empty_bytes -= next->bytes;
     } else {
         next = smi_slab_new(d, tag, class_index, call);
@@ -6046,7 +6056,7 @@ static smi_page *smi_slab_refill(smi_domain *d, sagemem_tag tag, unsigned class_
     }
     if (page != &smi_near.nobody) {
         page->state = SMI_SLAB_FULL;
-        page->trigger = page->freed + page->capacity / 8u + 1u;
+        page->trigger = page->freed + page->capacity / SMI_SLAB_BACK + 1u;
     }
     if (next->freed >= SMI_FOLD_AT / 2) smi_slab_fold(d, next); /* the trigger of a current page lies ahead of `freed` */
     next->trigger = SMI_FOLD_AT;
@@ -7080,9 +7090,9 @@ static void smi_leave(smi_domain *heap) {
     if (SMI_LOAD(&heap->owner) == SMI_ANY) smi_use_end(heap);
 }
 
-/* Whether a (tag, size) with few bytes in this heap has earned slab pages: by SMI_RARE_PAGES pages' worth of live blocks in
- * chunks, or by being one of the few that most allocations are for. A hash counts; its collisions only make that come sooner,
- * and are few, because the table grows with the number of blocks. */
+/* What a (tag, size) with few bytes in this heap has of blocks in chunks, and how many of the last allocations were for it: see
+ * smi_small_in_chunk. A hash counts; its collisions only make slab pages come sooner, and are few, because the table grows with
+ * the number of blocks. */
 SMI_INLINE size_t smi_rare_bytes(const smi_domain *d) { return sizeof(smi_rare) << d->rare_bits; }
 SMI_INLINE smi_rare *smi_rare_of(const smi_domain *d, sagemem_tag tag, size_t size) {
     if (size > SMI_SMALL_MAX) size = SMI_SMALL_MAX; /* the largest takes 8 bytes more in a chunk */
@@ -7134,17 +7144,20 @@ static void smi_rare_uncount(smi_domain *d, sagemem_tag tag, size_t taken) {
 /* Of a small block in a chunk without dressing: its word and itself, at least four words, see smi_units_min. */
 SMI_INLINE size_t smi_bump_units(size_t size) { return (size + 8 + 15) / 16 + (size < 9); }
 
-/* Whether a small block of a slab heap is to lie in a chunk: the class has no slab page, and has not earned one. */
+/* Whether a small block of a slab heap is to lie in a chunk: its (tag, class) has no slab page and has not earned one. It earns
+ * them by being one of the few that most allocations are for, or by its live blocks: 1 3/4 pages' worth. Where very many do,
+ * the half-filled last page of each would add up: then it takes 8 pages' worth. */
 SMI_INLINE bool smi_small_in_chunk(const smi_domain *d, size_t size, sagemem_tag tag) {
     unsigned class_index = smi_class_of(size);
     if (smi_bins_of(d, tag)->pages[class_index] != 0) return false;
-    size_t each = smi_class_size(class_index);
+    size_t each = smi_class_size(class_index), quarter = smi_slab_least(each) / 4;
     const smi_rare *rare = smi_rare_of(d, tag, smi_bump_units(size) * 16 - 8);
-    return rare->live * each < SMI_RARE_PAGES * smi_slab_least(each) && rare->recent < SMI_RARE_PERIOD / 64;
+    return rare->live * each < (d->earned < SMI_RARE_EARLY ? 7 : 32) * quarter && rare->recent < SMI_RARE_PERIOD / 64;
 }
 
 /* A block in a chunk of the domain; a slab heap counts its small ones. */
-static void *smi_chunk_alloc_counted(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site, const char *call) {
+static void *smi_chunk_alloc_counted(smi_domain *d, size_t alignment, size_t size, sagemem_tag tag, smi_site site,
+                                     const char *call) {
     void *block = smi_chunk_alloc(d, alignment, size, tag, site, call);
     if (block == NULL || d->rare == NULL) return block;
     size_t usable = smi_chunk_size(d, (char *)block - 8, smi_get((char *)block - 8));
@@ -8518,6 +8531,7 @@ static void smi_heap_clear(smi_domain *h) {
     memset(h->lists, 0, sizeof h->lists);
     memset(h->waiting, 0, sizeof h->waiting);
     h->rare_blocks = h->rare_bytes = h->waiting_bytes = 0;
+    h->earned = 0;
     h->list_map[0] = h->list_map[1] = 0;
     if (h->rare != NULL) memset(h->rare, 0, smi_rare_bytes(h));
     h->quarantine_first = h->quarantine_last = NULL;

@@ -1128,7 +1128,7 @@ static void freed_block_is_stale_in_merged_memory(void **state) {
     }
 }
 
-enum { FEW_TAGS = 150, FEW_BLOCKS = 3000 };
+enum { FEW_TAGS = 150, FEW_BLOCKS = 6000 };
 static struct few {
     unsigned char *at;
     size_t size;
@@ -1178,6 +1178,27 @@ static void few_blocks_of_many_tags(void **state) {
     sagemem_trim();
     if (stats_of(heap).held > 64 * 1024) fail_msg("%llu bytes are held", (unsigned long long)stats_of(heap).held);
     assert_int_equal(sagemem_heap_check(heap), 0);
+    sagemem_heap_destroy(heap);
+}
+
+/* Nor does each of very many tags and sizes hold a page of its own. */
+static void blocks_of_many_tags_share_pages(void **state) {
+    (void)state;
+    if (watched()) skip();
+    enum { BLOCKS = 50000, TAGS = 256 };
+    static void *block[BLOCKS];
+    uint64_t seed = 7;
+    sagemem_heap *heap = heap_named("catalogue", 0);
+    for (unsigned i = 0; i < BLOCKS; i++) block[i] = sagemem_alloc(heap, 16 + few_next(&seed) % 1009, (sagemem_tag)(i % TAGS));
+    for (int turn = 0; turn < 2 * BLOCKS; turn++) {
+        unsigned i = few_next(&seed) % BLOCKS;
+        sagemem_free(block[i]);
+        block[i] = sagemem_alloc(heap, 16 + few_next(&seed) % 1009, (sagemem_tag)(i % TAGS));
+        assert_non_null(block[i]);
+    }
+    sagemem_heap_stats stats = stats_of(heap);
+    if (stats.held > stats.used + stats.used / 6)
+        fail_msg("%llu bytes are held for %llu", (unsigned long long)stats.held, (unsigned long long)stats.used);
     sagemem_heap_destroy(heap);
 }
 
@@ -2622,6 +2643,7 @@ int main(int argc, char **argv) {
         T(double_free_is_stale),
         T(freed_block_is_stale_in_merged_memory),
         T(few_blocks_of_many_tags),
+        T(blocks_of_many_tags_share_pages),
         T(few_blocks_written_to_after_free),
         T(block_from_before_a_reset_is_stale),
         T(interior_pointer_is_foreign),
