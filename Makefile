@@ -247,8 +247,8 @@ run-forest: $(BUILD)/forest
 
 # -- Checking: independent stages, the longest first ------------------------------------------------------
 
-STAGES = valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
-         $(addprefix bench-,$(COMPILERS)) $(addprefix matrix-,$(COMPILERS)) analyze tidy fuzz i386 mingw $(addprefix reject-,$(COMPILERS))
+STAGES = analyze valgrind $(addprefix asan-,$(COMPILERS)) tsan $(addprefix compile-,$(COMPILERS)) \
+         $(addprefix bench-,$(firstword $(COMPILERS))) $(addprefix matrix-,$(COMPILERS)) fuzz i386 mingw tidy $(addprefix reject-,$(COMPILERS))
 
 asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 slow = SAGEMEM_TEST_SLOW=1 TEST_TIMEOUT=600 $(MAKE) --no-print-directory test WERROR=-Werror CFLAGS='-O1 -g'
@@ -263,9 +263,11 @@ in-valgrind:
 	else $(slow) BUILD=$(BUILD)/valgrind TESTS='$(VALGRIND_TESTS)' \
 	  RUNNER='valgrind --quiet --error-exitcode=1 --leak-check=full'; fi
 
+# Everything with the first compiler; with another, which brings its own sanitizers, what is not a script.
 $(addprefix in-asan-,$(COMPILERS)): in-asan-%:
 	+@if ! sh tests/can.sh $* $(asan); then echo 'skipped: $* has no address sanitizer here'; \
-	else $(slow) BUILD=$(BUILD)/asan-$* CC=$* CXX=$(call cxx_of,$*) SANITIZE='$(asan)'; fi
+	else $(slow) BUILD=$(BUILD)/asan-$* CC=$* CXX=$(call cxx_of,$*) SANITIZE='$(asan)' \
+	  $(if $(filter $*,$(firstword $(COMPILERS))),,TESTS='$(PROGRAMS) $(addprefix fault-,$(FAULTS))'); fi
 
 # Some systems place programs at addresses that the thread sanitizer cannot use; setarch -R turns that off.
 in-tsan:
@@ -286,7 +288,7 @@ $(addprefix in-reject-,$(COMPILERS)): in-reject-%:
 	@sh tests/reject.sh $(BUILD) $*
 
 # The benchmarks compile and run to their end; no figure is looked at.
-$(addprefix in-bench-,$(COMPILERS)): in-bench-%:
+$(addprefix in-bench-,$(firstword $(COMPILERS))): in-bench-%:
 	+@BENCH_QUICK=1 BENCH_ONLY= $(MAKE) --no-print-directory bench BUILD=$(BUILD)/bench-$* CC=$* CXX=$(call cxx_of,$*) WERROR=-Werror && \
 	  sh tests/bench/well_formed.sh $(BUILD)/bench-$*/bench
 

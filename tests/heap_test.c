@@ -1,4 +1,4 @@
-/* More blocks than 32 bits count: the counters of heaps and scopes are set to where that many blocks would bring them, and
+/* Counters that no program can look at. More blocks than 32 bits count: the counters of heaps and scopes are set to where that many blocks would bring them, and
  * real blocks are counted across 2^32 and 2^40. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -242,12 +242,52 @@ static void remote_frees_count_past_32_bits(void **state) {
 }
 
 /* With an argument: only the tests whose names match it (* and ?). */
+/* What decides who gets slab pages adds up to the small blocks that lie in chunks, also after the table has grown. */
+static void assert_rare(const sagemem_heap *heap, uint64_t blocks, uint64_t bytes) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < (size_t)1 << heap->rare_bits; i++) sum += heap->rare[i].live;
+    assert_int_equal(sum, blocks);
+    assert_int_equal(heap->rare_blocks, blocks);
+    assert_int_equal(heap->rare_bytes, bytes);
+}
+static void rare_blocks_are_counted(void **state) {
+    (void)state;
+    enum { BLOCKS = 3 * (SMI_RARE_LOAD << SMI_RARE_BITS) / 2 };
+    static void *blocks[BLOCKS];
+    sagemem_heap *heap = heap_with(0);
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        size_t size = i * 37 % 1500, alignment = i % 50 == 0 ? 256 : 16;
+        blocks[i] = sagemem_aligned_alloc(heap, alignment, size, (sagemem_tag)(i % 400));
+        assert_non_null(blocks[i]);
+        bytes += sagemem_size(blocks[i]);
+    }
+    assert_int_equal(heap->slab_bytes, 0);
+    assert_int_equal(heap->rare_bits, SMI_RARE_BITS + 2);
+    assert_rare(heap, BLOCKS, bytes);
+    for (unsigned i = 0; i < BLOCKS; i += 2) {
+        bytes -= sagemem_size(blocks[i]);
+        sagemem_free(blocks[i]);
+    }
+    assert_rare(heap, BLOCKS / 2, bytes);
+    for (unsigned i = 1; i < BLOCKS; i += 2) {
+        bytes -= sagemem_size(blocks[i]);
+        blocks[i] = sagemem_realloc(heap, blocks[i], 8192 - 16 * (i % 3) + 16 * (i % 5), (sagemem_tag)(i % 400));
+        assert_non_null(blocks[i]);
+        sagemem_free(blocks[i]);
+    }
+    assert_rare(heap, 0, 0);
+    assert_int_equal(bytes, 0);
+    assert_int_equal(heap->waiting_bytes, 0);
+    sagemem_heap_destroy(heap);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
 #define T(name) cmocka_unit_test_setup(name, setup)
     static const struct CMUnitTest tests[] = {
-        T(heaps_count_past_32_bits),  T(heaps_bequeath_past_32_bits),     T(slab_pages_count_past_32_bits),
-        T(scopes_count_past_32_bits), T(remote_frees_count_past_32_bits),
+        T(rare_blocks_are_counted),       T(heaps_count_past_32_bits),  T(heaps_bequeath_past_32_bits),
+        T(slab_pages_count_past_32_bits), T(scopes_count_past_32_bits), T(remote_frees_count_past_32_bits),
     };
     return cmocka_run_group_tests_name("heap", tests, NULL, NULL);
 }

@@ -110,7 +110,7 @@ int main(void) {
     line("largest block in a region; above: mremap, bytes", "%.0f", SMI_SPAN_MAX);
     line("usable bytes of sagemem_alloc(1): ordinary", "%.0f", usable(0, 1));
     line("usable bytes of sagemem_alloc(1): checked", "%.0f", usable(SAGEMEM_HEAP_CHECKED, 1));
-    line("structure of a heap, bytes", "%.0f", taken(sizeof(smi_domain)) + taken(SMI_RARE * sizeof(smi_rare)));
+    line("structure of a heap, bytes", "%.0f", taken(sizeof(smi_domain)) + taken(sizeof(smi_rare) << SMI_RARE_BITS));
     line("structure of a page, bytes", "%.0f", taken(sizeof(smi_page)));
     line("records of 16 tags in a heap or scope, bytes", "%.0f", taken(sizeof(smi_group)));
     line("slab bins of a tag with slab pages, bytes", "%.0f", taken(sizeof(smi_bins)));
