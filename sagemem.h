@@ -113,10 +113,12 @@
  *
  *     A long-lived heap serves small blocks from slab pages: one size class of one tag, no header, and counters that
  *     lie beside the page's free list, so that exact accounting costs no line that the call does not touch anyway. A
- *     (tag, class) gets slab pages only once it has nearly two pages' worth of blocks or is allocated often; till then its
- *     blocks share chunks, so that a hundred tags cost no hundred pages. In chunks free neighbours are merged and the best
- *     fit is taken. A scope bumps through chunks; blocks freed in it wait for another of exactly their size.
- *     Weak: a heap that alternates between very many (tag, class) pairs holds a page that is partly empty for each;
+ *     (tag, class) gets slab pages only once it has nearly two pages' worth of blocks (eight, where 128 pairs have got some) or
+ *     is allocated often; till then its blocks share chunks, so that a hundred tags cost no hundred pages. Blocks up to 1 KiB
+ *     that are freed in a chunk wait for another of exactly their size: in a scope to its end, in a heap until they are a
+ *     sixteenth of what is in use; others are merged with their neighbours, and the best fit is taken. A scope bumps through
+ *     its chunks.
+ *     Weak: a heap that alternates between very many (tag, class) pairs takes two to three times as long for each block;
  *     long-lived blocks of many sizes above 8 KiB fragment as in any best-fit allocator; a scope in which sizes never
  *     recur does not reuse what is freed before its end; SAGEMEM_HEAP_SHARED and _SYSTEM take a lock at each call.
  *
@@ -1879,9 +1881,8 @@ typedef enum sagemem_trace_format {
 typedef struct sagemem_trace_desc {
     const char *path; /* replaced; a regular file */
     sagemem_trace_format format;
-    size_t
-        max_bytes; /* of the library's memory, for what is not in the file yet: 40 KiB, and 32 KiB for each thread; CHROME: 80 KiB;
-                         at least 128 KiB [4 MiB]. Events for which there is no room are lost, and counted */
+    size_t max_bytes; /* of the library's memory, for what is not in the file yet: 40 KiB, and 32 KiB for each thread; CHROME:
+                         80 KiB; at least 128 KiB [4 MiB]. Events for which there is no room are lost, and counted */
 } sagemem_trace_desc;
 
 /* Begins a trace of all heaps; one at a time. The calling thread's heaps are traced at once, others from their next slow path on,
@@ -5867,7 +5868,7 @@ SMI_INLINE uint64_t smi_slab_place(const smi_page *page, const void *at) {
 SMI_INLINE int64_t smi_slab_index(const smi_page *page, const void *at) {
     uintptr_t offset = (uintptr_t)at - (uintptr_t)page->start;
     if (offset >= SMI_LOAD(&page->limit) || smi_slab_place(page, at) >= SMI_LOAD(&page->bound)) return -1;
-    return (int64_t)(offset / page->block_size);
+    return (int64_t)((uint32_t)offset / page->block_size); /* of 32 bits: half as long */
 }
 
 static smi_bins *smi_bins_of(const smi_domain *d, sagemem_tag tag) { return tag < d->bins_count ? d->bins[tag] : &smi_no_bins; }
@@ -6146,7 +6147,7 @@ static void smi_domain_trim(smi_domain *d) {
 
 /* The whole pages of the system inside a free block: its word and links lie in front of them, its size behind. */
 static void smi_chunk_discard(const smi_domain *d, char *header) {
-    uintptr_t first = (uintptr_t)header + 24, end = (uintptr_t)header - d->pre + smi_units(smi_get(header)) * 16 - 8;
+    uintptr_t first = (uintptr_t)header + 24, end = (uintptr_t)header - d->pre + (size_t)smi_units(smi_get(header)) * 16 - 8;
     first = (first + smi_os_page - 1) & ~(uintptr_t)(smi_os_page - 1);
     end &= ~(uintptr_t)(smi_os_page - 1);
     const sagemem_source *source = &d->base->source;
@@ -6864,8 +6865,7 @@ static void smi_pending_set(smi_domain *heap) {
     }
 }
 
-static void smi_remote_slab(smi_page *page, smi_cell *cell) {
-    uint32_t index = (uint32_t)smi_slab_index(page, cell) + 1;
+static void smi_remote_slab(smi_page *page, smi_cell *cell, uint32_t index) {
     uint32_t old = SMI_LOAD(&page->remote), fresh;
     if (smi_watched) smi_watch_free(cell, page->block_size);
     do {
@@ -6876,7 +6876,7 @@ static void smi_remote_slab(smi_page *page, smi_cell *cell) {
             cell->next = (smi_cell *)link;
             cell->proof = link ^ page->key;
         }
-        fresh = ((old >> 16) + 1) << 16 | index;
+        fresh = ((old >> 16) + 1) << 16 | (index + 1);
         /* release: the links above are seen by whoever takes the list */
     } while (!SMI_CAS(&page->remote, &old, fresh));
     if (old != 0) return;
@@ -6900,7 +6900,7 @@ static void smi_free_remote(const smi_ref *ref, void *block, const char *call) {
     smi_page *page = ref->page;
     smi_domain *d = ref->domain;
     if (page->kind == SMI_SLAB) {
-        smi_remote_slab(page, (smi_cell *)block);
+        smi_remote_slab(page, (smi_cell *)block, (uint32_t)smi_slab_index(page, block));
         return;
     }
     bool won;
@@ -7471,7 +7471,8 @@ static void *smi_alloc_waiting_in(smi_domain *heap, size_t size, sagemem_tag tag
     if (size > SMI_SMALL_MAX || units >= SMI_WAITING || heap->waiting[units] == NULL || !smi_small_in_chunk(heap, size, tag))
         return NULL;
     smi_record *r = smi_record_find(heap, tag);
-    uint64_t mark, usable = units * 16 - 8;
+    size_t usable = units * 16 - 8;
+    uint64_t mark;
     char *header = r != NULL ? smi_waiting_take(heap, units, &mark) : NULL;
     if (header == NULL) return NULL;
     smi_set(header, smi_word(heap, header, units, tag, SMI_LIVE) | mark);
@@ -7620,7 +7621,7 @@ SMI_INLINE bool smi_free_chunk_in(smi_page *page, void *block, smi_trail *traced
     if (d->rare != NULL && units >= SMI_WAITING) return false;
     if (traced != NULL) smi_trail_put(traced, SMI_TRACE_FREE, d, block, (uint32_t)(units * 16 - 8), smi_word_tag(word));
     smi_count_free_here(d, smi_record_of(d, smi_word_tag(word)), units * 16 - 8, 1);
-    if (d->rare != NULL) smi_rare_uncount(d, smi_word_tag(word), units * 16 - 8);
+    if (d->rare != NULL) smi_rare_uncount(d, smi_word_tag(word), (size_t)units * 16 - 8);
     smi_chunk_free(d, page, header, word);
     return true;
 }
@@ -7651,9 +7652,10 @@ SMI_INLINE bool smi_free_slab(smi_page *page, void *block) {
 /* A slab block of another thread's heap; false: the long way, which finds out what it is. */
 SMI_INLINE bool smi_free_others(smi_page *page, void *block) {
     uintptr_t owner = SMI_LOAD(&page->owner);
-    if (owner == 0 || owner == smi_self() || smi_slab_index(page, block) < 0 || smi_cell_proves(page, (smi_cell *)block))
-        return false;
-    smi_remote_slab(page, (smi_cell *)block);
+    if (owner == 0 || owner == smi_self()) return false;
+    int64_t index = smi_slab_index(page, block);
+    if (index < 0 || smi_cell_proves(page, (smi_cell *)block)) return false;
+    smi_remote_slab(page, (smi_cell *)block, (uint32_t)index);
     return true;
 }
 

@@ -152,7 +152,7 @@ static void test_after_the_end(void **state) {
 
 static void test_names(void **state) {
     (void)state;
-    char text[16];
+    char text[32];
     assert_int_equal(sagemem_tag_define(40, "Trace/Before"), SAGEMEM_OK);
     assert_int_equal(begin(SAGEMEM_TRACE_BINARY, 0), SAGEMEM_OK);
     assert_int_equal(sagemem_tag_define(41, "Trace/During"), SAGEMEM_OK);
