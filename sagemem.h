@@ -6939,9 +6939,9 @@ static void smi_collect_page(smi_domain *heap, smi_page *page) {
                       page->block_size, sagemem_tag_name(page->tag), heap->name);
             break;
         }
-        smi_bits_set(seen, at - 1, 1);
+        seen[(at - 1) / 64] |= (uint64_t)1 << ((at - 1) % 64);
         smi_cell *cell = (smi_cell *)(void *)(page->start + (size_t)(at - 1) * page->block_size);
-        at = (uint32_t)(uintptr_t)smi_cell_next_quiet(cell);
+        at = (uint32_t)(uintptr_t)(smi_watched ? smi_cell_next_quiet(cell) : cell->next);
         last = cell;
         if (smi_watched) smi_cell_push_quiet(page, cell);
         else smi_cell_push(page, cell);
