@@ -514,7 +514,7 @@
  *                                        block; else no
  *     written in front of it             as 8 past the one    (4)                   no, or SIGSEGV   (5)
  *                                        in front
- *     written after free                 (6) first 16 bytes   (7) first 24 bytes    SIGSEGV, or no   (8) any byte
+ *     written after free                 (6) first 16 bytes   (7) first 16 bytes    SIGSEGV, or no   (8) any byte
  *     another thread's heap used         at once              at once               at once          at once
  *     an ended heap used                 at once, until 64 more heaps have ended
  *     scope ended twice or not begun,    at once
@@ -3834,9 +3834,9 @@ typedef enum smi_trace_kind {
     SMI_TRACE_LIMIT,
     SMI_TRACE_FAIL, /* an allocation */
     SMI_TRACE_PRESSURE,
-    SMI_TRACE_THREAD, /* the calling thread ends */
-    SMI_TRACE_FORK,   /* this is the child */
-    SMI_TRACE_NEXT    /* a heap's next event will be recorded where it happens: see smi_trail_ready */
+    SMI_TRACE_THREAD = 16, /* the calling thread ends. From here on they are in no file, whose kinds have 4 bits */
+    SMI_TRACE_FORK,        /* this is the child */
+    SMI_TRACE_NEXT         /* a heap's next event will be recorded where it happens: see smi_trail_ready */
 } smi_trace_kind;
 typedef void (*smi_trace_function)(smi_trace_kind kind, smi_domain *d, const void *block, uint64_t size, sagemem_tag tag);
 static smi_trace_function smi_trace_fn; /* stays when the trace has ended: another thread may be about to call it */
@@ -5674,6 +5674,9 @@ static void smi_chunk_free(smi_domain *d, smi_page *page, char *header, uint64_t
     bool last = page == d->chunk && smi_next_header(d, page, header, units) == NULL;
     if (!d->bump || units > SMI_UNITS_APART || (last && (word & SMI_PREV_FREE) == 0)) {
         smi_chunk_merge(d, page, header, word);
+        /* What waits keeps its chunk: not after more than that has been freed around it. A scope has 0 in both. */
+        bool little = d->waiting_bytes > 0 && d->waiting_bytes <= units * 16;
+        if (little || d->waiting_bytes * 16 > d->rare_bytes) smi_waiting_merge(d);
         return;
     }
     smi_set(header, smi_with_state(word, SMI_APART));
@@ -5737,6 +5740,7 @@ static void *smi_chunk_alloc(smi_domain *d, size_t alignment, size_t size, sagem
             units = want;
             smi_set(header, smi_word(d, header, units, tag, SMI_LIVE) | mark);
             smi_chunk_free(d, page, rest, word);
+            mark = smi_get(header) & SMI_PREV_FREE; /* what waited in front may have been merged meanwhile */
         }
     }
     smi_set(header, smi_word(d, header, units, tag, SMI_LIVE) | mark);
@@ -6156,15 +6160,20 @@ static void smi_chunk_discard(const smi_domain *d, char *header) {
     else if (source->purge_fn != NULL) source->purge_fn(source->ctx, (void *)first, end - first);
 }
 
-/* As much as can go without moving a block: pages that hold none, and the inside of large free blocks. */
-static void smi_heap_trim(smi_domain *heap) {
-    smi_waiting_merge(heap);
+/* The heap's present chunk goes if there is nothing in it. */
+static void smi_chunk_drop_empty(smi_domain *heap) {
     smi_page *page = heap->chunk;
     if (page != NULL && heap->bump_at == page->start) {
         heap->chunk = NULL;
         heap->bump_at = heap->bump_end = NULL;
         smi_chunk_release(heap, page);
     }
+}
+
+/* As much as can go without moving a block: pages that hold none, and the inside of large free blocks. */
+static void smi_heap_trim(smi_domain *heap) {
+    smi_waiting_merge(heap);
+    smi_chunk_drop_empty(heap);
     for (smi_domain *d = heap; d != NULL; d = smi_domain_after(heap, d))
         for (unsigned i = smi_list_of(smi_os_page / 16); i < SMI_LISTS; i++)
             for (char *h = (char *)d->lists[i]; h != NULL && h != SMI_BROKEN; h = smi_link_get(d, h, 0)) {
@@ -7114,7 +7123,12 @@ static void smi_rare_recount(smi_domain *d, const smi_page *page) {
 /* Four times the counters, from a walk of the chunks; with those that there are, where memory is short. */
 SMI_NOINLINE void smi_rare_grow(smi_domain *d) {
     if (d->rare_bits >= SMI_RARE_BITS_MOST) return;
+    sagemem_error kept = smi_mine.error; /* no allocation fails for it, and no reserve is touched */
+    smi_budget *paying = smi_mine.paying;
+    smi_mine.paying = NULL;
     smi_rare *more = (smi_rare *)smi_meta_alloc(smi_rare_bytes(d) * 4);
+    smi_mine.paying = paying;
+    smi_mine.error = kept;
     if (more == NULL) return;
     smi_meta_free(d->rare, smi_rare_bytes(d));
     d->rare = more;
@@ -7174,7 +7188,7 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
         return NULL;
     }
     if (smi_pending(heap)) smi_collect(heap);
-    else if ((d->fresh || heap->shut) && SMI_LOAD(&heap->quick) == 0)
+    else if (SMI_LOAD(&heap->quick) == 0 && heap->fast && (d == heap || d->fresh || heap->shut))
         smi_heap_quick(heap); /* shut for what has been collected since */
     if (size >= 65536 && alignment < 64) alignment = 64;
     bool small = d->slab && size <= SMI_SMALL_MAX && alignment <= 16;
@@ -7187,8 +7201,6 @@ static void *smi_domain_alloc_paid(smi_domain *d, size_t alignment, size_t size,
     return smi_huge_alloc(d, alignment, size, 0, tag, site, zeroed, call);
 }
 
-/* reserved: bytes of addresses that the block is to grow into without moving; 0: it is an ordinary one. A heap that cannot
- * do that takes them all as memory at once. */
 /* sagemem_size of a block that has just been allocated. */
 static size_t smi_new_size(const smi_domain *d, const void *block) {
     const smi_page *page = smi_lookup(block);
@@ -7204,6 +7216,8 @@ static void smi_trace_block_event(smi_trace_kind kind, smi_domain *d, const void
     else smi_trace(kind, d, block, size, tag);
 }
 
+/* reserved: bytes of addresses that the block is to grow into without moving; 0: it is an ordinary one. A heap that cannot
+ * do that takes them all as memory at once. */
 static void *smi_domain_alloc_in(smi_domain *d, size_t alignment, size_t size, size_t reserved, sagemem_tag tag, smi_site site,
                                  bool *zeroed, const char *call) {
     if (d == d->base) smi_outside_grows(d); /* an object of the heap takes more while a scope is open */
@@ -7532,7 +7546,7 @@ SMI_INLINE void *smi_alloc_short(sagemem_heap *heap, size_t size, sagemem_tag ta
     void *block = smi_alloc_first(heap, size, tag);
     if (block == NULL) block = smi_alloc_larger(heap, size, tag);
     if (block == NULL) block = smi_alloc_bump(heap, size, tag);
-    if (block == NULL && smi_is_tracing()) return smi_alloc_traced(heap, size, tag);
+    if (block == NULL && smi_is_tracing()) block = smi_alloc_traced(heap, size, tag);
     if (block == NULL) block = smi_alloc_refill(heap, size, tag);
     return block != NULL ? block : smi_alloc_waiting(heap, size, tag);
 }
@@ -7628,7 +7642,7 @@ SMI_INLINE bool smi_free_chunk_in(smi_page *page, void *block, smi_trail *traced
 
 /* Whether the calling thread may free such blocks of the domain by the short path. */
 SMI_INLINE bool smi_free_chunk_may(const smi_domain *d) {
-    return SMI_LOAD(&d->quick_bump) == smi_self() || (d->fast && !d->shut && SMI_LOAD(&d->owner) == smi_self());
+    return SMI_LOAD(&d->quick_bump) == smi_self() || (SMI_LOAD(&d->owner) == smi_self() && d->fast && !d->shut);
 }
 
 /* A slab block of a page that is the calling thread's; false: the long way. */
@@ -8975,7 +8989,7 @@ static void *smi_resize_in_place(const smi_ref *ref, void *block, size_t size, c
     if (ref->page->kind == SMI_HUGE) return size > SMI_CHUNK_BLOCK_MAX / 2 ? smi_huge_resize(d, ref->page, size) : NULL;
     if (smi_watched) return size == ref->size ? block : NULL;
     if (ref->page->kind == SMI_SLAB) return size <= ref->size && (size >= ref->size / 2 || ref->size <= 32) ? block : NULL;
-    if (d->rare != NULL && (size <= SMI_SMALL_MAX || ref->size <= SMI_SMALL_MAX + 8)) /* small ones are counted by class */
+    if (d->rare != NULL && (size <= SMI_SMALL_MAX + 8 || ref->size <= SMI_SMALL_MAX + 8)) /* small ones are counted by class */
         return size <= ref->size && size >= ref->size / 2 ? block : NULL;
     return smi_chunk_resize(d, ref->page, ref->header, ref->word, size) ? block : NULL;
 }
@@ -9520,6 +9534,7 @@ SAGEMEM_API sagemem_status sagemem_scope_tag_get_last(const sagemem_heap *heap, 
 /* Gives back what a heap keeps for later: quarantine, empty pages, spare chunks. Owner. */
 static void smi_domain_release_kept(smi_domain *heap) {
     smi_waiting_merge(heap);
+    smi_chunk_drop_empty(heap);
     for (smi_domain *d = heap; d != NULL; d = smi_domain_after(heap, d)) smi_quarantine_flush(d);
     smi_domain_trim(heap);
 }
@@ -19291,6 +19306,7 @@ static smi_trail *smi_trail_make(void) {
     smi_lock_give(&smi_trace_lock);
     if (running && !room) smi_trace_lose();
     if (!room) return NULL;
+    smi_os_watch_thread(); /* it may have no heap of its own, and end before the trace does */
     sagemem_error kept = smi_mine.error;
     smi_trail *t = (smi_trail *)smi_meta_alloc(SMI_TRAIL_BYTES);
     if (t == NULL) {
@@ -19452,12 +19468,22 @@ SMI_NOINLINE void smi_trace_rare(smi_trail *t, smi_trace_kind kind, smi_domain *
     if (kind == SMI_TRACE_END) smi_trace_slot_give(slot);
 }
 
+/* A heap or scope that the trace could not be told of: what happens in it belongs to nobody, not to who had its number before. */
+static void smi_trace_untold(smi_trace_kind kind, smi_domain *d) {
+    if (kind == SMI_TRACE_SCOPE) SMI_STORE(&d->trace_slot, SMI_TRACE_NO_SLOT);
+    for (smi_domain *s = kind == SMI_TRACE_HEAP ? d : NULL; s != NULL; s = smi_domain_after(d, s))
+        SMI_STORE(&s->trace_slot, SMI_TRACE_NO_SLOT);
+}
+
 static void smi_trace_binary(smi_trace_kind kind, smi_domain *d, const void *block, uint64_t size, sagemem_tag tag) {
     smi_domain *heap = d->base;
     if (SMI_UNLIKELY(SMI_LOAD(&heap->traced) != SMI_LOAD(&smi_tracing) && d != &smi_process)) return;
     if (kind == SMI_TRACE_NEXT && smi_mine.trail == NULL) return; /* the event itself asks for one, or is lost */
     smi_trail *t = smi_trail_mine();
-    if (SMI_UNLIKELY(t == NULL)) return;
+    if (SMI_UNLIKELY(t == NULL)) {
+        smi_trace_untold(kind, d);
+        return;
+    }
     if (SMI_UNLIKELY(kind > SMI_TRACE_BECOME && kind != SMI_TRACE_NEXT)) {
         smi_trace_rare(t, kind, d, size, tag);
         return;
@@ -19712,6 +19738,8 @@ static void smi_trace_start_json(smi_trace_chrome *c) {
     smi_chrome_flush(c);
 }
 
+static size_t smi_trace_most(const sagemem_trace_desc *desc) { return desc->max_bytes != 0 ? desc->max_bytes : (size_t)4 << 20; }
+
 /* The state of a trace that begins; the file has been made, and gets its beginning. False: that could not be written. */
 static bool smi_trace_start(const sagemem_trace_desc *desc, smi_os_handle file, void *memory) {
     bool binary = desc->format == SAGEMEM_TRACE_BINARY;
@@ -19721,7 +19749,7 @@ static bool smi_trace_start(const sagemem_trace_desc *desc, smi_os_handle file, 
     smi_traced.reason = 0;
     smi_traced.serial++;
     smi_traced.numbers = 0;
-    smi_traced.most = desc->max_bytes != 0 ? desc->max_bytes : (size_t)4 << 20;
+    smi_traced.most = smi_trace_most(desc);
     smi_traced.bytes += smi_trace_memory_bytes(desc->format);
     smi_traced.desk = binary ? (smi_trace_desk *)memory : NULL;
     smi_traced.slot_hint = 0;
@@ -19750,23 +19778,48 @@ static sagemem_status smi_trace_desc_check(const sagemem_trace_desc *desc, const
     return SAGEMEM_OK;
 }
 
-/* Puts the trace in the place that there is for one, if it is free. */
+/* Whether there is a place for this trace; then its file is emptied. Under smi_trace_lock. */
+static sagemem_status smi_trace_place(const sagemem_trace_desc *desc, smi_os_handle file, const char *call) {
+    if (smi_traced.running)
+        return smi_fail(SAGEMEM_E_BUSY, 0, call, "a trace is running already; end it with sagemem_trace_end first");
+    size_t wanted = smi_traced.bytes + smi_trace_memory_bytes(desc->format);
+    if (desc->format == SAGEMEM_TRACE_BINARY) wanted += SMI_TRAIL_BYTES;
+    if (wanted > smi_trace_most(desc))
+        return smi_fail(SAGEMEM_E_LIMIT, 0, call,
+                        "threads of the last trace still hold %zu bytes for it, which leaves too little of "
+                        "%zu; raise max_bytes, or let them allocate once",
+                        smi_traced.bytes, smi_trace_most(desc));
+    if (!smi_os_truncate(file, 0)) return smi_trace_file_fails(smi_os_error(), call, desc->path, "cannot be emptied");
+    return SAGEMEM_OK;
+}
+
+/* Puts the trace in the place that there is for one, if it is free. Else its memory is given back. */
 static sagemem_status smi_trace_install(const sagemem_trace_desc *desc, smi_os_handle file, void *memory, const char *call) {
-    sagemem_status status = SAGEMEM_OK;
     smi_lock_take(&smi_trace_lock);
-    bool busy = smi_traced.running;
-    if (busy) status = smi_fail(SAGEMEM_E_BUSY, 0, call, "a trace is running already; end it with sagemem_trace_end first");
-    else if (!smi_trace_start(desc, file, memory))
+    sagemem_status status = smi_trace_place(desc, file, call);
+    if (status != SAGEMEM_OK) {
+        smi_meta_free(memory, smi_trace_memory_bytes(desc->format));
+    } else if (!smi_trace_start(desc, file, memory)) {
         status = smi_trace_file_fails(smi_traced.reason, call, desc->path, "could not be written");
-    else {
+    } else {
         smi_trace_function told = smi_trace_event;
         SMI_STORE_RELEASE(&smi_trace_fn, told);
         SMI_STORE(&smi_trace_shuts, desc->format == SAGEMEM_TRACE_BINARY);
         SMI_STORE_RELEASE(&smi_tracing, smi_traced.serial);
     }
     smi_lock_give(&smi_trace_lock);
-    if (busy) smi_meta_free(memory, smi_trace_memory_bytes(desc->format));
     return status;
+}
+
+/* What is there under the path is kept until the trace has its place. A pipe would keep the caller waiting for who reads it. */
+static sagemem_status smi_trace_open(smi_os_handle *file, const char *path, const char *call) {
+    smi_os_info info;
+    bool there = smi_os_open_regular(file, path, false, &info);
+    if (there && info.regular) smi_os_close(*file);
+    if (there && !info.regular)
+        return smi_fail(SAGEMEM_E_IO, 0, call, "'%s' is no regular file; pass the name of a file that can be written", path);
+    if (smi_os_open(file, path, SMI_OS_WRITE, 0666)) return SAGEMEM_OK;
+    return smi_trace_file_fails(smi_os_error(), call, path, "cannot be opened");
 }
 
 SAGEMEM_API sagemem_status sagemem_trace_begin(const sagemem_trace_desc *desc) {
@@ -19774,7 +19827,7 @@ SAGEMEM_API sagemem_status sagemem_trace_begin(const sagemem_trace_desc *desc) {
     smi_start();
     sagemem_status status = smi_trace_desc_check(desc, call);
     if (status != SAGEMEM_OK) return status;
-    if (SMI_LOAD(&smi_tracing) != 0) /* so that its file is not emptied */
+    if (SMI_LOAD(&smi_tracing) != 0) /* so that no file is made; smi_trace_place decides */
         return smi_fail(SAGEMEM_E_BUSY, 0, call, "a trace is running already; end it with sagemem_trace_end first");
     size_t bytes = smi_trace_memory_bytes(desc->format);
     smi_os_handle file;
@@ -19782,8 +19835,8 @@ SAGEMEM_API sagemem_status sagemem_trace_begin(const sagemem_trace_desc *desc) {
     void *memory = fails ? NULL : smi_meta_alloc(bytes);
     if (fails) smi_fail_system(call, bytes);
     if (memory == NULL) return smi_mine.error.status;
-    if (!smi_os_open(&file, desc->path, SMI_OS_REPLACE, 0666)) {
-        status = smi_trace_file_fails(smi_os_error(), call, desc->path, "cannot be opened");
+    status = smi_trace_open(&file, desc->path, call);
+    if (status != SAGEMEM_OK) {
         smi_meta_free(memory, bytes);
         return status;
     }
@@ -19824,15 +19877,14 @@ static void smi_trace_finish_json(smi_trace_chrome *c) {
 SAGEMEM_API sagemem_status sagemem_trace_end(void) {
     const char *call = "sagemem_trace_end";
     smi_start();
-    bool binary = SMI_LOAD(&smi_trace_shuts);
-    if (SMI_LOAD(&smi_tracing) != 0 && !binary) smi_chrome_look(smi_trace_ns(), true);
+    if (SMI_LOAD(&smi_tracing) != 0 && !SMI_LOAD(&smi_trace_shuts)) smi_chrome_look(smi_trace_ns(), true);
     smi_lock_take(&smi_registry_lock);
     smi_lock_take(&smi_trace_lock);
     bool running = smi_traced.running;
     if (running) {
         SMI_STORE_RELEASE(&smi_tracing, 0u);
         SMI_STORE(&smi_trace_shuts, false);
-        if (binary) smi_trace_finish_binary();
+        if (smi_traced.desk != NULL) smi_trace_finish_binary(); /* another thread may have ended one and begun this */
         else smi_trace_finish_json(smi_traced.chrome);
         (void)smi_os_truncate(smi_traced.file, smi_traced.offset); /* what a write that failed left behind */
         if (!smi_os_close(smi_traced.file) && smi_traced.reason == 0) smi_traced.reason = smi_os_error();

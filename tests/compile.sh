@@ -154,6 +154,7 @@ check_with() {
             must $C -DORDER=$order $role -fsyntax-only $here/order.c
             must $X -DORDER=$order $role -fsyntax-only $here/order.c
             for narrow in -std=c11 '-std=c11 -D_POSIX_C_SOURCE=200809L' -D_POSIX_C_SOURCE=200809L -D_XOPEN_SOURCE=700; do
+                case $role$order in *[56]) [ "$narrow" = -std=c11 ] || continue ;; esac # nothing new for the system's headers
                 must_or_say $C $narrow -DORDER=$order $role -fsyntax-only $here/order.c
             done
             must $C -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DORDER=$order $role -fsyntax-only $here/order.c

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Builds and runs the fuzz targets, FUZZ_SECONDS [10] each: sh tests/fuzz.sh BUILD
+# Builds and runs the fuzz targets, FUZZ_SECONDS [5] each: sh tests/fuzz.sh BUILD
 #
 # With libFuzzer where clang has it, which keeps what it found in BUILD/fuzz/TARGET for the next time; else with the
 # targets' own main and random bytes. With the address and undefined behaviour sanitizers where there are some.
 set -u
 build=$1/fuzz
-seconds=${FUZZ_SECONDS:-10}
+seconds=${FUZZ_SECONDS:-5}
 mkdir -p "$build" || exit 1
 export FUZZ_SECONDS="$seconds"
 

@@ -278,6 +278,14 @@ static void rare_blocks_are_counted(void **state) {
     }
     assert_rare(heap, 0, 0);
     assert_int_equal(bytes, 0);
+    for (size_t size = 8160; size <= 8240; size += 4) { /* around the largest small block */
+        void *block = sagemem_realloc(heap, sagemem_alloc(heap, 16000, 1), size, 1);
+        assert_non_null(block);
+        block = sagemem_realloc(heap, block, size + 40, 1);
+        assert_non_null(block);
+        sagemem_free(block);
+        assert_rare(heap, 0, 0);
+    }
     assert_int_equal(heap->waiting_bytes, 0);
     sagemem_heap_destroy(heap);
 }

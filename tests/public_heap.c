@@ -1202,6 +1202,57 @@ static void blocks_of_many_tags_share_pages(void **state) {
     sagemem_heap_destroy(heap);
 }
 
+/* Small blocks that wait keep no chunk when what lay around them has gone. */
+static void few_blocks_pin_nothing(void **state) {
+    (void)state;
+    enum { LARGE = 900, MIDDLE = 400 };
+    static void *large[LARGE], *small[LARGE], *middle[MIDDLE];
+    sagemem_heap *heap = heap_named("catalogue", 0);
+    for (unsigned i = 0; i < MIDDLE; i++)
+        assert_non_null(middle[i] = sagemem_alloc(heap, 1200 + i % 60 * 100, (sagemem_tag)(1 + i % 37)));
+    for (unsigned i = 0; i < LARGE; i++) {
+        assert_non_null(large[i] = sagemem_alloc(heap, 100000, 1));
+        assert_non_null(small[i] = sagemem_alloc(heap, 24, 2));
+    }
+    for (unsigned i = 0; i < LARGE; i++) sagemem_free(small[i]);
+    for (unsigned i = 0; i < LARGE; i++) sagemem_free(large[i]);
+    assert_true(stats_of(heap).held <= 8 * MIB); /* 1.5 are in use */
+    for (unsigned i = 0; i < MIDDLE; i++) sagemem_free(middle[i]);
+    assert_true(stats_of(heap).held <= 2 * MIB);
+    sagemem_heap_destroy(heap);
+}
+
+/* Every free neighbour is merged, whatever waited beside it: in the end nothing is held. */
+static void aligned_blocks_leave_nothing(void **state) {
+    (void)state;
+    for (size_t size = 200; size < 6000; size += 16) {
+        sagemem_heap *heap = heap_named("catalogue", 0);
+        void *first = sagemem_alloc(heap, size, 1), *aligned = sagemem_aligned_alloc(heap, 512, 24, 1);
+        void *last = sagemem_alloc(heap, 40, 3);
+        assert_true(first != NULL && aligned != NULL && last != NULL);
+        sagemem_free(aligned);
+        sagemem_free(first);
+        sagemem_free(last);
+        sagemem_trim();
+        if (stats_of(heap).held != 0) fail_msg("beside a block of %zu", size);
+        sagemem_heap_destroy(heap);
+    }
+}
+
+/* A limit is not met while the heap keeps an empty chunk. */
+static void limit_takes_the_empty_chunk(void **state) {
+    (void)state;
+    sagemem_heap_desc desc = {0};
+    desc.limit = 32 * MIB;
+    sagemem_heap *heap = sagemem_heap_create(&desc);
+    assert_non_null(heap);
+    void *blocks[160];
+    for (int i = 0; i < 160; i++) assert_non_null(blocks[i] = sagemem_alloc(heap, 100000, 1));
+    for (int i = 160; i-- > 0;) sagemem_free(blocks[i]);
+    assert_non_null(sagemem_alloc(heap, 32 * MIB - 4096, 1));
+    sagemem_heap_destroy(heap);
+}
+
 /* What is written to a block that waits is seen by the check, and before the block is handed out. */
 static void few_blocks_written_to_after_free(void **state) {
     (void)state;
@@ -2644,6 +2695,9 @@ int main(int argc, char **argv) {
         T(freed_block_is_stale_in_merged_memory),
         T(few_blocks_of_many_tags),
         T(blocks_of_many_tags_share_pages),
+        T(few_blocks_pin_nothing),
+        T(aligned_blocks_leave_nothing),
+        T(limit_takes_the_empty_chunk),
         T(few_blocks_written_to_after_free),
         T(block_from_before_a_reset_is_stale),
         T(interior_pointer_is_foreign),

@@ -175,12 +175,60 @@ static void test_bound(void **state) {
     traced_free(t);
 }
 
+/* Many threads, one after the other, that only free: each gives back what the trace had for it. */
+static void *free_all(void *ctx) {
+    void **blocks = (void **)ctx;
+    for (int i = 0; i < 50; i++) sagemem_free(blocks[i]);
+    return NULL;
+}
+static void test_threads_without_a_heap(void **state) {
+    (void)state;
+    assert_int_equal(begin(131072), SAGEMEM_OK);
+    for (int n = 0; n < 60; n++) {
+        void *blocks[50];
+        pthread_t thread;
+        for (int i = 0; i < 50; i++) assert_non_null(blocks[i] = sagemem_alloc(NULL, 100, 1));
+        assert_int_equal(pthread_create(&thread, NULL, free_all, blocks), 0);
+        pthread_join(thread, NULL);
+    }
+    assert_int_equal(sagemem_trace_end(), SAGEMEM_OK);
+    traced *t = traced_read(path);
+    assert_true(t->finished && t->unmatched == 0 && t->lost == 0);
+    traced_free(t);
+}
+
+/* Who begins and who ends is decided once: what says OK has left a whole file. */
+static void *begin_and_end(void *ctx) {
+    (void)ctx;
+    for (int i = 0; i < rounds() / 10; i++) {
+        sagemem_trace_desc desc = {path, i % 2 == 0 ? SAGEMEM_TRACE_BINARY : SAGEMEM_TRACE_CHROME, 0};
+        (void)sagemem_trace_begin(&desc);
+        sagemem_free(sagemem_alloc(NULL, 100, 1));
+        (void)sagemem_trace_end();
+    }
+    pthread_barrier_wait(&barrier);
+    return NULL;
+}
+static void test_begun_by_all(void **state) {
+    (void)state;
+    run_threads(begin_and_end);
+    (void)sagemem_trace_end();
+    assert_int_equal(begin(0), SAGEMEM_OK);
+    sagemem_free(sagemem_alloc(NULL, 100, 1));
+    assert_int_equal(sagemem_trace_end(), SAGEMEM_OK);
+    traced *t = traced_read(path);
+    assert_true(t->finished && t->unmatched == 0 && t->lost == 0);
+    traced_free(t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_passed_on, setup, clean),
         cmocka_unit_test_setup_teardown(test_begun_and_ended_at_work, setup, clean),
         cmocka_unit_test_setup_teardown(test_handed_over, setup, clean),
         cmocka_unit_test_setup_teardown(test_bound, setup, clean),
+        cmocka_unit_test_setup_teardown(test_threads_without_a_heap, setup, clean),
+        cmocka_unit_test_setup_teardown(test_begun_by_all, setup, clean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
