@@ -90,7 +90,8 @@
  *     5,000 blocks of 16 to 1024 bytes in 8 tags     held is 1.09 of used
  *     structure of a heap                            9 KiB; of a page 256 bytes; of 16 tags 2.5 KiB in each heap and scope;
  *                                                    of a tag with slab pages 3.5 KiB in each heap;
- *                                                    what a heap remembers of its scopes 4 KiB
+ *                                                    what a heap remembers of its scopes 4 KiB; of small blocks in
+ *                                                    chunks, beyond 4,096 of them, a byte or so each, up to 4 MiB
  *     the page map and its cache                     16 bytes for 16 KiB of pages in use (0.1 %), not counted as held;
  *                                                    4 MiB of the program's zeroed data are set aside for the cache
  *     largest block                                  half of the address space
