@@ -44,13 +44,14 @@ static uint32_t heap_of(const trace *t, uint32_t owner) {
     return owner;
 }
 
-/* The heap that a block of that owner comes from. A domain that is not the innermost one has its blocks aside. */
+/* The heap that a block of that owner comes from. A domain that is not the innermost one has its blocks aside. The root has no
+ * scopes: it stands for all heaps that the limit leaves no room for. */
 static sagemem_heap *heap_for(replay *r, uint32_t owner) {
     place *p = &r->places[heap_of(r->t, owner)];
-    if (p->heap == NULL || (r->places[owner].open && r->places[owner].inner == 0)) return p->heap;
+    if (p->heap == r->root || (r->places[owner].open && r->places[owner].inner == 0)) return p->heap;
     sagemem_heap_desc desc = {"aside", p->heap, 0, NULL, 0, 0};
     if (p->aside == NULL) p->aside = sagemem_heap_create(&desc);
-    return p->aside;
+    return p->aside != NULL ? p->aside : r->root;
 }
 
 static void note_failure(replay *r, uint64_t number) {
@@ -129,9 +130,9 @@ static void play_heap(replay *r, const event *e) {
 static void play_scope(replay *r, const event *e) {
     const trace_owner *o = &r->t->owners[e->owner];
     place *p = &r->places[e->owner], *outer = &r->places[o->outer];
-    bool innermost = outer->open && outer->inner == 0;
-    if (innermost && !r->set->use_malloc)
-        innermost = sagemem_scope_begin(r->places[heap_of(r->t, e->owner)].heap, o->name, o->id) == SAGEMEM_OK;
+    sagemem_heap *heap = r->places[heap_of(r->t, e->owner)].heap;
+    bool innermost = outer->open && outer->inner == 0 && heap != r->root;
+    if (innermost && !r->set->use_malloc) innermost = sagemem_scope_begin(heap, o->name, o->id) == SAGEMEM_OK;
     p->open = innermost;
     if (innermost) outer->inner = e->owner;
 }
@@ -140,7 +141,7 @@ static void play_scope(replay *r, const event *e) {
 static void play_leftovers(replay *r, const event *e) {
     for (uint32_t b = e->first; b != NO_BLOCK; b = r->t->blocks[b].next) {
         if (r->at[b] == NULL) continue;
-        bool goes = !r->set->use_malloc && r->t->owners[e->owner].is_scope &&
+        bool goes = !r->set->use_malloc && r->t->owners[e->owner].is_scope && r->places[e->owner].open &&
                     sagemem_heap_of(r->at[b]) == r->places[heap_of(r->t, e->owner)].heap;
         if (!goes) put_block(r, r->at[b]);
         r->at[b] = NULL;

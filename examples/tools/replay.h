@@ -12,16 +12,17 @@
 enum { TAGS = SAGEMEM_TAG_MAX + 1 };
 #define NO_BLOCK UINT32_MAX
 
-typedef enum trace_kind { ALLOC, FREE, RESIZE, HEAP, SCOPE, CLEAR, END, LIMIT, FAIL, PRESSURE, KINDS } trace_kind;
+typedef enum trace_kind { ALLOC, FREE, RESIZE, MOVED, HEAP, SCOPE, CLEAR, END, LIMIT, FAIL, PRESSURE, KINDS } trace_kind;
 
 typedef struct event {
     uint64_t size, ns;
-    uint32_t block; /* number: each allocation has its own */
+    uint32_t block; /* number: each allocation has its own; MOVED: the `from` of a RESIZE before, gone now */
     uint32_t from;  /* RESIZE: what the block was before */
     uint32_t first; /* CLEAR, END: the first of the blocks that are left, by their `next` */
     uint32_t owner;
     uint16_t tag;
     uint8_t kind;
+    bool moved; /* RESIZE: by a copy; until its MOVED there are both blocks */
 } event;
 
 typedef struct trace_block {
@@ -38,6 +39,8 @@ typedef struct trace_owner {
     uint32_t outer; /* what encloses it */
     uint32_t live;  /* the first block */
     bool is_scope;
+    uint32_t inner, before, after; /* while it is open: the latest one that is open inside, and its neighbours there; 0: none */
+    uint32_t slot;                 /* of the trace */
 } trace_owner;
 
 typedef struct trace_purpose {

@@ -55,8 +55,8 @@ static void run(sweep *s) {
             s->columns[last + 1] = s->now;
             s->columns[last + 1].at = (double)(last + 1) / COLUMNS;
         }
-        if (e->kind == RESIZE) change(s, e->from, false);
-        if (e->kind == FREE) change(s, e->block, false);
+        if (e->kind == RESIZE && !e->moved) change(s, e->from, false);
+        if (e->kind == FREE || e->kind == MOVED) change(s, e->block, false);
         if (e->kind == ALLOC || e->kind == RESIZE) change(s, e->block, true);
         for (uint32_t b = e->first; b != NO_BLOCK; b = t->blocks[b].next) change(s, b, false);
         s->now.at = at;

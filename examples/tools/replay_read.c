@@ -19,7 +19,8 @@ typedef struct file_header {
 } file_header;
 
 enum { R_ALLOC = 1, R_FREE, R_MOVED, R_LEAVE, R_BECOME, R_HEAP, R_SCOPE, R_END, R_CLEAR, R_LIMIT, R_FAIL, R_PRESSURE };
-enum { R_STAMP = 13, R_NAME = 14, R_FINISH = 15, BLOCK_RECORDS = 2042, SLOTS = 65536, NAME_BYTES = 64 };
+enum { R_STAMP = 13, R_NAME = 14, R_FINISH = 15, BLOCK_RECORDS = 2042, NAME_BYTES = 64 };
+enum { SLOTS = 65536, NO_SLOT = 65535 }; /* what is there while all slots are taken: nobody can tell whose it is */
 
 /* A record to be put in order: those of a thread by their place, those of several by the stamp in front of them. */
 typedef struct raw {
@@ -27,6 +28,13 @@ typedef struct raw {
     const record *r;
     uint32_t trail;
 } raw;
+
+/* What is known of a thread. */
+typedef struct trail {
+    uint64_t stamp; /* the last one */
+    uint32_t last;  /* the event that allocated last, plus 1 */
+    uint32_t left;  /* the block of the last LEAVE, plus 1 */
+} trail;
 
 typedef struct name {
     uint64_t key;
@@ -42,9 +50,7 @@ typedef struct reader {
     size_t raw_count, raw_room;
     name *names;
     size_t name_count, name_room;
-    uint64_t *stamps; /* by trail: the last one, plus 1 */
-    uint32_t *last;   /* by trail: the event that allocated last, plus 1 */
-    uint32_t *left;   /* by trail: the block of the last LEAVE, plus 1 */
+    trail *trails; /* by number */
     size_t trail_room;
     uint32_t slots[SLOTS]; /* owner that is there now; 0: the process, or none */
     uint64_t clock, ns;    /* of the latest block */
@@ -234,10 +240,41 @@ static void go_all(reader *in, event *e) {
 static uint32_t add_owner(reader *in, const char *text, uint64_t id, uint32_t outer, bool is_scope) {
     trace *t = in->t;
     if (!grow(&t->owners, t->owner_count, &in->owner_room, sizeof *t->owners)) return NO_BLOCK;
-    trace_owner fresh = {strdup(text), id, outer, NO_BLOCK, is_scope};
+    trace_owner fresh = {strdup(text), id, outer, NO_BLOCK, is_scope, 0, 0, 0, 0};
     if (fresh.name == NULL) return NO_BLOCK;
     t->owners[t->owner_count] = fresh;
     return t->owner_count++;
+}
+
+/* It is open, as the latest inside of what encloses it. */
+static void open_owner(reader *in, uint32_t o, uint32_t slot) {
+    trace_owner *owners = in->t->owners, *it = &owners[o], *outer = &owners[it->outer];
+    it->slot = slot;
+    it->after = outer->inner;
+    if (it->after != 0) owners[it->after].before = o;
+    outer->inner = o;
+    in->slots[slot] = o;
+}
+
+static void shut_owner(reader *in, uint32_t o) {
+    trace_owner *owners = in->t->owners, *it = &owners[o];
+    if (it->before != 0) owners[it->before].after = it->after;
+    else owners[it->outer].inner = it->after;
+    if (it->after != 0) owners[it->after].before = it->before;
+    in->slots[it->slot] = 0;
+}
+
+/* All that is open inside ends first, the innermost before the others: a trace that has lost their ends, or was not written by the
+ * library, is played like one that has them. */
+static bool end_owner(reader *in, uint32_t o, uint64_t ns) {
+    for (uint32_t at = o;; at = in->t->owners[at].outer) {
+        while (in->t->owners[at].inner != 0) at = in->t->owners[at].inner;
+        event *e = add_event(in, END, at, 0, 0, ns);
+        if (e == NULL) return false;
+        go_all(in, e);
+        shut_owner(in, at);
+        if (at == o) return true;
+    }
 }
 
 /* -- Text -------------------------------------------------------------------------------------------------------- */
@@ -329,17 +366,15 @@ static bool add_name(reader *in, const record *r) {
     return true;
 }
 
-static bool ready_trail(reader *in, uint64_t trail) {
-    if (trail < in->trail_room) return true;
-    size_t room = in->trail_room == 0 ? 64 : in->trail_room, old = in->trail_room;
-    while (room <= trail) room *= 2;
-    in->stamps = (uint64_t *)realloc(in->stamps, room * sizeof *in->stamps);
-    in->last = (uint32_t *)realloc(in->last, room * sizeof *in->last);
-    in->left = (uint32_t *)realloc(in->left, room * sizeof *in->left);
-    if (in->stamps == NULL || in->last == NULL || in->left == NULL) return fail("there is no memory for %zu threads", room);
-    memset(in->stamps + old, 0, (room - old) * sizeof *in->stamps);
-    memset(in->last + old, 0, (room - old) * sizeof *in->last);
-    memset(in->left + old, 0, (room - old) * sizeof *in->left);
+static bool ready_trail(reader *in, uint64_t trail_number) {
+    if (trail_number < in->trail_room) return true;
+    size_t room = in->trail_room == 0 ? 64 : in->trail_room;
+    while (room <= trail_number) room *= 2;
+    trail *fresh = (trail *)calloc(room, sizeof *fresh); /* untouched, a number that is far off takes no memory */
+    if (fresh == NULL) return fail("there is no memory for %zu threads", room);
+    if (in->trails != NULL) memcpy(fresh, in->trails, in->trail_room * sizeof *fresh);
+    free(in->trails);
+    in->trails = fresh;
     in->trail_room = room;
     return true;
 }
@@ -351,7 +386,7 @@ static bool scan_block(reader *in, const block_header *h, const record *at, size
         n = k == R_NAME ? 5 : k == R_HEAP || k == R_SCOPE ? 2 : 1;
         if (k == 0 || n > h->records - i)
             return fail("%s: byte %zu: a record of kind %u is none", in->path, byte + sizeof *h + i * sizeof *at, k);
-        if (k == R_STAMP) in->stamps[h->trail] = at[i].where;
+        if (k == R_STAMP) in->trails[h->trail].stamp = at[i].where;
         if (k == R_NAME && !add_name(in, &at[i])) return false;
         if (k == R_FINISH) {
             in->finished = true;
@@ -359,7 +394,7 @@ static bool scan_block(reader *in, const block_header *h, const record *at, size
         }
         if (k >= R_STAMP) continue;
         if (!grow(&in->raws, in->raw_count, &in->raw_room, sizeof *in->raws)) return false;
-        raw fresh = {in->stamps[h->trail], in->raw_count, &at[i], (uint32_t)h->trail};
+        raw fresh = {in->trails[h->trail].stamp, in->raw_count, &at[i], (uint32_t)h->trail};
         in->raws[in->raw_count++] = fresh;
     }
     return true;
@@ -399,73 +434,105 @@ static const char *name_of(const reader *in, uint64_t key) {
     return "?";
 }
 
-/* A block goes on as another: when both have the same owner that is one event. `e` is the one that brings the new one. */
-static bool became(reader *in, event *e, uint32_t old, uint64_t ns) {
-    trace *t = in->t;
-    if (t->blocks[old].owner == e->owner && e->kind == ALLOC) {
-        e->kind = RESIZE;
-        e->from = old;
-        t->kinds[ALLOC]--;
-        t->kinds[RESIZE]++;
-        return true;
-    }
-    event *gone = add_event(in, FREE, t->blocks[old].owner, t->blocks[old].size, t->blocks[old].tag, ns);
-    if (gone != NULL) gone->block = old;
-    return gone != NULL;
-}
-
-static bool block_event(reader *in, const raw *w, unsigned k, uint32_t o, uint64_t size, uint32_t tag, uint64_t ns) {
-    trace *t = in->t;
-    uint64_t key = (w->r->where & (((uint64_t)1 << 44) - 1)) | (w->r->what >> 16 & 0xFFFF) << 44;
-    uint32_t b = find_block(in, key);
-    if ((b == NO_BLOCK) != (k == R_ALLOC || k == R_BECOME)) { /* its other half was lost, or came before the trace */
-        in->unmatched++;
-        if (b == NO_BLOCK) return true;
-        go(in, b);
-    }
-    if (k == R_ALLOC || k == R_BECOME) {
-        uint32_t left = in->left[w->trail];
-        event *e = add_event(in, ALLOC, o, size, tag, ns);
-        if (!come(in, e, key)) return false;
-        in->last[w->trail] = (uint32_t)t->count;
-        if (k == R_ALLOC || left == 0) return true;
-        in->left[w->trail] = 0;
-        return became(in, e, left - 1, ns);
-    }
+static bool add_free(reader *in, uint32_t b, uint64_t ns) {
+    const trace_block *gone = &in->t->blocks[b];
     go(in, b);
-    if (k == R_LEAVE) in->left[w->trail] = b + 1;
-    if (k == R_LEAVE) return true;
-    if (k == R_MOVED && in->last[w->trail] != 0) return became(in, &t->events[in->last[w->trail] - 1], b, ns);
-    event *e = add_event(in, FREE, o, size, tag, ns);
+    event *e = add_event(in, FREE, gone->owner, gone->size, gone->tag, ns);
     if (e != NULL) e->block = b;
     return e != NULL;
 }
 
-static bool domain_event(reader *in, const raw *w, unsigned k, uint32_t slot, uint64_t size, uint32_t tag, uint64_t ns) {
-    static const trace_kind kinds[] = {HEAP, SCOPE, END, CLEAR, LIMIT, FAIL, PRESSURE};
-    if (k == R_HEAP || k == R_SCOPE) {
-        uint32_t outer = in->slots[size % SLOTS];
-        in->slots[slot] = add_owner(in, name_of(in, w->r->where & (((uint64_t)1 << 44) - 1)), w->r[1].what, outer, k == R_SCOPE);
-        if (in->slots[slot] == NO_BLOCK) return fail("there is no memory for heaps and scopes");
-        size = 0;
+/* Both halves of a resize by LEAVE and BECOME are one event, but not when the block has another owner now. Until there the block
+ * counts as what it was. */
+static bool block_comes(reader *in, const raw *w, unsigned k, uint32_t o, uint64_t size, uint32_t tag, uint64_t ns, uint64_t key) {
+    trail *mine = &in->trails[w->trail];
+    uint32_t old = k == R_BECOME && mine->left != 0 ? mine->left - 1 : NO_BLOCK;
+    if (k == R_BECOME) mine->left = 0;
+    if (old != NO_BLOCK && !in->t->blocks[old].live) old = NO_BLOCK;
+    bool resized = old != NO_BLOCK && in->t->blocks[old].owner == o;
+    if (resized) go(in, old);
+    else if (old != NO_BLOCK && !add_free(in, old, ns)) return false;
+    uint32_t there = find_block(in, key);
+    if (there != NO_BLOCK) { /* its end was lost */
+        in->unmatched++;
+        if (!add_free(in, there, ns)) return false;
     }
-    event *e = add_event(in, kinds[k - R_HEAP], in->slots[slot], size, tag, ns);
-    if (e != NULL && (k == R_END || k == R_CLEAR)) go_all(in, e);
-    if (k == R_END) in->slots[slot] = 0;
+    event *e = add_event(in, resized ? RESIZE : ALLOC, o, size, tag, ns);
+    if (e != NULL && resized) e->from = old;
+    mine->last = (uint32_t)in->t->count;
+    return come(in, e, key);
+}
+
+/* The allocation that this thread made last was for what is in that block: a resize, during which there were both. */
+static bool block_moved(reader *in, event *e, uint32_t b, uint64_t ns) {
+    e->kind = RESIZE;
+    e->from = b;
+    e->moved = true;
+    in->t->kinds[ALLOC]--;
+    in->t->kinds[RESIZE]++;
+    go(in, b);
+    e = add_event(in, MOVED, in->t->blocks[b].owner, in->t->blocks[b].size, in->t->blocks[b].tag, ns);
+    if (e != NULL) e->block = b;
     return e != NULL;
+}
+
+static bool block_goes(reader *in, const raw *w, unsigned k, uint64_t ns, uint64_t key) {
+    trail *mine = &in->trails[w->trail];
+    uint32_t b = find_block(in, key);
+    event *last = mine->last != 0 ? &in->t->events[mine->last - 1] : NULL;
+    if (k == R_LEAVE) mine->left = b == NO_BLOCK ? 0 : b + 1;
+    if (b == NO_BLOCK) { /* its beginning was lost, or came before the trace */
+        in->unmatched++;
+        return true;
+    }
+    if (k == R_LEAVE) return true;
+    bool copied = k == R_MOVED && last != NULL && last->kind == ALLOC && last->owner == in->t->blocks[b].owner && b < last->block;
+    return copied ? block_moved(in, last, b, ns) : add_free(in, b, ns);
+}
+
+static bool block_event(reader *in, const raw *w, unsigned k, uint32_t slot, uint64_t size, uint32_t tag, uint64_t ns) {
+    uint64_t key = (w->r->where & (((uint64_t)1 << 44) - 1)) | (uint64_t)slot << 44;
+    if (k == R_ALLOC || k == R_BECOME) return block_comes(in, w, k, in->slots[slot], size, tag, ns, key);
+    return block_goes(in, w, k, ns, key);
+}
+
+/* A heap or scope. Who was in that slot has ended. */
+static bool owner_event(reader *in, const raw *w, unsigned k, uint32_t slot, uint32_t outer_slot, uint64_t ns) {
+    if (in->slots[slot] != 0 && !end_owner(in, in->slots[slot], ns)) return false;
+    const char *text = name_of(in, w->r->where & (((uint64_t)1 << 44) - 1));
+    uint32_t o = add_owner(in, text, w->r[1].what, in->slots[outer_slot], k == R_SCOPE);
+    if (o == NO_BLOCK) return fail("there is no memory for heaps and scopes");
+    open_owner(in, o, slot);
+    return add_event(in, k == R_HEAP ? HEAP : SCOPE, o, 0, 0, ns) != NULL;
+}
+
+static bool domain_event(reader *in, const raw *w, unsigned k, uint32_t slot, uint64_t size, uint32_t tag, uint64_t ns) {
+    static const trace_kind kinds[] = {CLEAR, LIMIT, FAIL, PRESSURE};
+    bool anybody = slot == 0 || slot == NO_SLOT; /* the process has neither beginning nor end */
+    if (k == R_HEAP || k == R_SCOPE) return anybody || owner_event(in, w, k, slot, (uint32_t)(size % SLOTS), ns);
+    uint32_t o = in->slots[slot];
+    if ((k == R_END || k == R_CLEAR) && o == 0) return true; /* its beginning was lost: which blocks it had is not known */
+    if (k == R_END) return end_owner(in, o, ns);
+    event *e = add_event(in, kinds[k - R_CLEAR], o, size, tag, ns);
+    if (e != NULL && k == R_CLEAR) go_all(in, e);
+    return e != NULL;
+}
+
+/* A stamp may be anything in a trace that the library did not write. */
+static uint64_t ns_of(const reader *in, uint64_t stamp) {
+    double ns = in->clock > 0 ? (double)stamp * ((double)in->ns / (double)in->clock) : 0;
+    return ns < (double)in->ns ? (uint64_t)ns : in->ns;
 }
 
 static bool read_binary(reader *in) {
     if (!check_header(in) || !scan(in) || !index_blocks(in, in->raw_count)) return false;
     if (in->raw_count > 0) qsort(in->raws, in->raw_count, sizeof *in->raws, by_time);
-    double ns_per_tick = in->clock > 0 ? (double)in->ns / (double)in->clock : 0;
     for (size_t i = 0; i < in->raw_count; i++) {
         const raw *w = &in->raws[i];
         unsigned k = (unsigned)(w->r->what & 15);
         uint32_t tag = (uint32_t)(w->r->what >> 4 & 0xFFF), slot = (uint32_t)(w->r->what >> 16 & 0xFFFF);
-        uint64_t size = w->r->what >> 32 | (w->r->where >> 44 & 0xFFFF) << 32, ns = (uint64_t)((double)w->stamp * ns_per_tick);
-        bool ok =
-            k <= R_BECOME ? block_event(in, w, k, in->slots[slot], size, tag, ns) : domain_event(in, w, k, slot, size, tag, ns);
+        uint64_t size = w->r->what >> 32 | (w->r->where >> 44 & 0xFFFF) << 32, ns = ns_of(in, w->stamp);
+        bool ok = k <= R_BECOME ? block_event(in, w, k, slot, size, tag, ns) : domain_event(in, w, k, slot, size, tag, ns);
         if (!ok) return false;
     }
     in->t->ns = in->ns;
@@ -489,8 +556,8 @@ static void find_peak(trace *t) {
     for (uint64_t i = 0; i < t->peak_event; i++) {
         const event *e = &t->events[i];
         if (e->kind == ALLOC || e->kind == RESIZE) t->blocks[e->block].live = true;
-        if (e->kind == RESIZE) t->blocks[e->from].live = false;
-        if (e->kind == FREE) t->blocks[e->block].live = false;
+        if (e->kind == RESIZE && !e->moved) t->blocks[e->from].live = false;
+        if (e->kind == FREE || e->kind == MOVED) t->blocks[e->block].live = false;
         for (uint32_t b = e->first; b != NO_BLOCK; b = t->blocks[b].next) t->blocks[b].live = false;
     }
     for (uint32_t b = 0; b < t->block_count; b++)
@@ -510,9 +577,7 @@ bool trace_read(trace *t, const char *path) {
     for (size_t i = 0; i < in->name_count; i++) free(in->names[i].text);
     free(in->names);
     free(in->raws);
-    free(in->stamps);
-    free(in->last);
-    free(in->left);
+    free(in->trails);
     free(in->heads);
     free(in->chain);
     free(in->keys);
