@@ -7,7 +7,9 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef struct settings {
     const char *trace, *plot, *massif;
@@ -230,7 +232,8 @@ static void say_replay(const replay *r, double seconds) {
     printf("\n");
     if (set->growth > 1 && r->t->kinds[RESIZE] == 0) printf("  nothing in the trace is resized: --growth has no effect\n");
     if (set->limit == 0 && r->failures == 0) return;
-    printf("limit of %llu bytes: ", (unsigned long long)set->limit);
+    if (set->limit != 0) printf("limit of %llu bytes: ", (unsigned long long)set->limit);
+    else printf("without a limit: ");
     if (r->failures == 0) {
         printf("nothing fails\n");
         return;
@@ -322,13 +325,14 @@ enum { OPTIONS = sizeof options / sizeof options[0] };
 
 static void print_help(void) {
     printf("usage: sagemem-replay [options] TRACE\n"
-           "Plays a trace (binary of sagemem_trace_begin, or text, plain or gzipped) under other settings.\n\n"
+           "Plays a trace (binary of sagemem_trace_begin, or text, plain or gzipped) under other settings; -: what comes in.\n\n"
            "  --help              print this and end\n");
     for (int i = 0; i < OPTIONS; i++) {
         int width = printf("  %s %s", options[i].name, options[i].value);
         printf("%*s%s\n", width < 22 ? 22 - width : 1, "", options[i].help);
     }
     printf("\nText has a line an event: m ID BYTES, c ID BYTES, r ID OLD NEW, f ID.\n"
+           "Memory: some 150 bytes an event of the trace, which is read whole, and what the trace itself allocates.\n"
            "Status: 0 done (also when the limit is met); 1 the trace cannot be read, or a file not written; 2 wrong usage.\n");
 }
 
@@ -341,32 +345,57 @@ static bool read_option(settings *set, const char *name, const char *value) {
     return fail("unknown option '%s'; --help lists them", name);
 }
 
+/* The same file, by whatever names; a terminal or a pipe may be both. */
+static bool is_same(const char *one, const char *two) {
+    struct stat a, b;
+    if (one == NULL || two == NULL) return false;
+    if ((strcmp(one, "-") == 0 ? fstat(STDIN_FILENO, &a) : stat(one, &a)) != 0 || stat(two, &b) != 0) return strcmp(one, two) == 0;
+    return S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static bool are_apart(const settings *set) {
+    if (is_same(set->trace, set->plot)) return fail("--plot %s would overwrite the trace", set->plot);
+    if (is_same(set->trace, set->massif)) return fail("--massif %s would overwrite the trace", set->massif);
+    return !is_same(set->plot, set->massif) || fail("--massif %s would overwrite the picture", set->massif);
+}
+
+static bool read_arguments(settings *set, int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] == '-' && argv[i][1] != '\0') {
+            if (!read_option(set, argv[i], i + 1 < argc ? argv[i + 1] : NULL)) return false;
+            i++;
+        } else if (set->trace != NULL) {
+            return fail("one trace at a time: '%s' is a second one", argv[i]);
+        } else {
+            set->trace = argv[i];
+        }
+    }
+    return set->trace != NULL ? are_apart(set) : fail("no trace is named; --help says how");
+}
+
+/* Whether two names that were nobody's are one file is seen when the first is there. */
+static bool draw(const trace *t, const settings *set) {
+    if (set->plot != NULL && !trace_plot(t, set->plot)) return false;
+    return set->massif == NULL || (are_apart(set) && trace_massif(t, set->massif));
+}
+
+static int finish(bool ok) {
+    bool said = fflush(stdout) == 0 && !ferror(stdout);
+    return (said || fail("standard output: %s", strerror(errno))) && ok ? 0 : 1;
+}
+
 int main(int argc, char **argv) {
     settings set = {NULL, NULL, NULL, 0, 1, false};
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0) {
-            print_help();
-            return 0;
-        }
-        if (argv[i][0] == '-' && argv[i][1] != '\0') {
-            if (!read_option(&set, argv[i], i + 1 < argc ? argv[i + 1] : NULL)) return 2;
-            i++;
-        } else if (set.trace != NULL) {
-            fail("one trace at a time: '%s' is a second one", argv[i]);
-            return 2;
-        } else {
-            set.trace = argv[i];
-        }
-    }
-    if (set.trace == NULL) {
-        fail("no trace is named; --help says how");
-        return 2;
-    }
     trace t;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") != 0) continue;
+        print_help();
+        return finish(true);
+    }
+    if (!read_arguments(&set, argc, argv)) return 2;
     if (!trace_read(&t, set.trace)) return 1;
     say_recorded(&t, &set);
-    bool ok =
-        play(&t, &set) && (set.plot == NULL || trace_plot(&t, set.plot)) && (set.massif == NULL || trace_massif(&t, set.massif));
+    bool ok = play(&t, &set) && draw(&t, &set);
     trace_release(&t);
-    return ok && fflush(stdout) == 0 ? 0 : 1;
+    return finish(ok);
 }

@@ -63,9 +63,10 @@ typedef struct trace {
 
 bool fail(const char *format, ...) SAGEMEM_PRINTF(1, 2); /* says so on stderr; false */
 
-/* Reads and checks a file. False: it has been said what is wrong, and where. */
+/* Reads and checks a file; "-": what comes in. False: it has been said what is wrong, and where. */
 bool trace_read(trace *t, const char *path);
 void trace_release(trace *t);
+char *clean(char *text);                             /* what a terminal must not be given is '?' after it */
 const char *trace_tag(const trace *t, uint32_t tag); /* its name */
 
 bool trace_plot(const trace *t, const char *path);

@@ -87,11 +87,10 @@ static bool done(FILE *file, const char *path) {
 /* Tags are the program's: nothing of them is to be markup. */
 static void put_text(FILE *file, const char *text) {
     for (; *text != '\0'; text++) {
-        unsigned char c = (unsigned char)*text;
+        char c = *text;
         if (c == '<') fputs("&lt;", file);
         else if (c == '>') fputs("&gt;", file);
         else if (c == '&') fputs("&amp;", file);
-        else if (c < 0x20 || c == 0x7F) fputc('?', file);
         else fputc(c, file);
     }
 }

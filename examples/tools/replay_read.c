@@ -72,6 +72,29 @@ bool fail(const char *format, ...) {
     return false;
 }
 
+/* Bytes of the character there; 0: it is a control character, or no UTF-8 (RFC 3629) */
+static size_t character(const unsigned char *at) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000}; /* what fewer bytes can say is not to take more */
+    size_t bytes = at[0] < 0x80 ? 1 : at[0] >> 5 == 6 ? 2 : at[0] >> 4 == 14 ? 3 : at[0] >> 3 == 30 ? 4 : 0;
+    if (bytes <= 1) return at[0] < 0x20 || at[0] == 0x7F ? 0 : bytes;
+    uint32_t code = at[0] & (0x7Fu >> bytes);
+    for (size_t i = 1; i < bytes; i++) {
+        if (at[i] >> 6 != 2) return 0;
+        code = code << 6 | (at[i] & 0x3Fu);
+    }
+    bool none = (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF || code < 0xA0 || (code & 0xFFFE) == 0xFFFE;
+    return code >= least[bytes] && !none ? bytes : 0;
+}
+
+char *clean(char *text) {
+    for (char *at = text; *at != '\0';) {
+        size_t bytes = character((const unsigned char *)at);
+        if (bytes == 0) *at = '?';
+        at += bytes > 0 ? bytes : 1;
+    }
+    return text;
+}
+
 /* Room for one more element. */
 static bool grow(void *array, size_t count, size_t *room, size_t element_size) {
     void *old, *fresh;
@@ -125,11 +148,13 @@ static bool read_gzipped(reader *in) {
 }
 
 static bool read_file(reader *in) {
-    FILE *file = fopen(in->path, "rb");
+    bool piped = strcmp(in->path, "-") == 0;
+    FILE *file = piped ? stdin : fopen(in->path, "rb");
     if (file == NULL) return fail("%s: %s", in->path, strerror(errno));
     bool ok = read_all(in, file);
-    fclose(file);
+    if (!piped) fclose(file);
     if (!ok || in->size < 2 || memcmp(in->bytes, "\x1f\x8b", 2) != 0) return ok;
+    if (piped) return fail("what comes in is gzipped; put gzip -dc in front of this program");
     free(in->bytes);
     in->bytes = NULL;
     in->size = 0;
@@ -155,6 +180,8 @@ static void forget_block(reader *in, uint32_t b) {
 }
 
 static bool index_blocks(reader *in, size_t events) {
+    if (events > NO_BLOCK / 4)
+        return fail("%s: it has %zu events, and %u are as many as can be played", in->path, events, NO_BLOCK / 4);
     for (in->head_count = 1024; in->head_count < events; in->head_count *= 2) continue;
     in->heads = (uint32_t *)malloc(in->head_count * sizeof *in->heads);
     in->chain = (uint32_t *)malloc((events + 1) * sizeof *in->chain);
@@ -195,7 +222,9 @@ static void count_come(trace *t, uint32_t tag, uint64_t size) {
 
 static bool come(reader *in, event *e, uint64_t key) {
     trace *t = in->t;
-    if (e == NULL || !grow(&t->blocks, t->block_count, &in->block_room, sizeof *t->blocks)) return false;
+    if (e == NULL) return false;
+    if (t->used > UINT64_MAX / 2 - e->size) return fail("%s: it has more bytes in use than can be counted", in->path);
+    if (!grow(&t->blocks, t->block_count, &in->block_room, sizeof *t->blocks)) return false;
     uint32_t b = t->block_count++;
     trace_block fresh = {e->size, e->owner, t->owners[e->owner].live, NO_BLOCK, e->tag, true};
     t->blocks[b] = fresh;
@@ -279,20 +308,72 @@ static bool end_owner(reader *in, uint32_t o, uint64_t ns) {
 
 /* -- Text -------------------------------------------------------------------------------------------------------- */
 
-static bool text_line(reader *in, const char *line, uint64_t number) {
-    unsigned long long id = 0, first = 0, second = 0;
-    char k = 0, more = 0;
-    int found = sscanf(line, " %c %llu %llu %llu %c", &k, &id, &first, &second, &more);
-    int want = k == 'm' || k == 'c' ? 3 : k == 'r' ? 4 : k == 'f' ? 2 : 0;
-    if (want == 0 || found != want)
-        return fail("%s: line %llu is '%s': it should be m ID BYTES, c ID BYTES, r ID OLD NEW or f ID", in->path,
-                    (unsigned long long)number, line);
+typedef struct text_event {
+    char kind;
+    uint64_t number[3]; /* ID, and what else the kind has */
+} text_event;
+
+/* Digits, and nothing else, up to the next space. */
+static bool read_number(const char **at, uint64_t *number) {
+    const char *digit = *at + strspn(*at, " \t\r");
+    if (*digit < '0' || *digit > '9') return false;
+    for (*number = 0; *digit >= '0' && *digit <= '9'; digit++) {
+        uint64_t last = (uint64_t)(*digit - '0');
+        if (*number > (UINT64_MAX - last) / 10) return false;
+        *number = 10 * *number + last;
+    }
+    *at = digit;
+    return *digit == '\0' || strchr(" \t\r", *digit) != NULL;
+}
+
+static bool read_line(const char *line, text_event *e) {
+    line += strspn(line, " \t\r");
+    e->kind = *line;
+    int numbers = e->kind == 'm' || e->kind == 'c' ? 2 : e->kind == 'r' ? 3 : e->kind == 'f' ? 1 : 0;
+    if (numbers == 0 || strchr(" \t", line[1]) == NULL) return false;
+    line++;
+    for (int i = 0; i < numbers; i++)
+        if (!read_number(&line, &e->number[i]) || (i > 0 && e->number[i] >> 48 != 0)) return false;
+    return line[strspn(line, " \t\r")] == '\0';
+}
+
+static bool wrong_line(const reader *in, const char *line, uint64_t number) {
+    char start[61];
+    snprintf(start, sizeof start, "%s", line);
+    return fail("%s: line %llu is '%s'%s: it should be m ID BYTES, c ID BYTES, r ID OLD NEW or f ID, with BYTES below 2^48",
+                in->path, (unsigned long long)number, clean(start), strlen(line) >= sizeof start ? "..." : "");
+}
+
+/* Makes each line a string of its own, and looks at all before there is memory for any. */
+static bool split_lines(reader *in, uint64_t *lines) {
+    char *end, *stop = in->bytes + in->size;
+    text_event e;
+    *lines = 0;
+    for (char *at = in->bytes; at < stop; at = end + 1) {
+        end = (char *)memchr(at, '\n', (size_t)(stop - at));
+        if (end == NULL) end = stop;
+        *end = '\0';
+        ++*lines;
+        if (strlen(at) != (size_t)(end - at)) return fail("%s: line %llu has a NUL byte", in->path, (unsigned long long)*lines);
+        if (!read_line(at, &e)) return wrong_line(in, at, *lines);
+    }
+    return *lines > 0 || fail("%s: it is empty", in->path);
+}
+
+static bool play_line(reader *in, const char *line, uint64_t number) {
+    text_event l = {0, {0, 0, 0}};
+    (void)read_line(line, &l);
+    char k = l.kind;
+    unsigned long long id = l.number[0];
     uint32_t b = find_block(in, id);
     if ((b == NO_BLOCK) == (k == 'r' || k == 'f'))
         return fail("%s: line %llu: block %llu %s", in->path, (unsigned long long)number, id,
                     b == NO_BLOCK ? "is not in use" : "is in use already");
+    if (k == 'r' && l.number[1] != in->t->blocks[b].size)
+        return fail("%s: line %llu: block %llu has %llu bytes, not %llu", in->path, (unsigned long long)number, id,
+                    (unsigned long long)in->t->blocks[b].size, (unsigned long long)l.number[1]);
     if (b != NO_BLOCK) go(in, b);
-    event *e = add_event(in, k == 'f' ? FREE : k == 'r' ? RESIZE : ALLOC, 0, k == 'r' ? second : first, 0, 0);
+    event *e = add_event(in, k == 'f' ? FREE : k == 'r' ? RESIZE : ALLOC, 0, k == 'r' ? l.number[2] : l.number[1], 0, 0);
     if (e == NULL) return false;
     if (k == 'f') e->block = b;
     if (k == 'r') e->from = b;
@@ -300,17 +381,13 @@ static bool text_line(reader *in, const char *line, uint64_t number) {
 }
 
 static bool read_text(reader *in) {
-    uint64_t number = 0;
-    size_t lines = 1;
-    for (size_t i = 0; i < in->size; i++) lines += in->bytes[i] == '\n';
+    uint64_t lines;
+    const char *at = in->bytes;
     in->t->unit = "line";
-    if (!index_blocks(in, lines)) return false;
-    for (char *at = in->bytes, *end; *at != '\0'; at = end) {
-        end = at + strcspn(at, "\n");
-        if (*end == '\n') *end++ = '\0';
-        if (!text_line(in, at, ++number)) return false;
-    }
-    return number > 0 || fail("%s: it is empty", in->path);
+    if (!split_lines(in, &lines) || !index_blocks(in, (size_t)lines)) return false;
+    for (uint64_t number = 1; number <= lines; number++, at += strlen(at) + 1)
+        if (!play_line(in, at, number)) return false;
+    return true;
 }
 
 /* -- Binary ------------------------------------------------------------------------------------------------------ */
@@ -342,7 +419,7 @@ static bool check_header(const reader *in) {
     if (in->size < sizeof h) return fail("%s: it is cut: %zu bytes, and the header has %zu", in->path, in->size, sizeof h);
     memcpy(&h, in->bytes, sizeof h);
     if (h.byte_order == 0x04030201) return fail("%s: it was written by a machine with the other byte order", in->path);
-    if (h.byte_order != 0x01020304 || h.crc != crc32c(&h, offsetof(file_header, crc)))
+    if (h.byte_order != 0x01020304 || h.zero != 0 || h.crc != crc32c(&h, offsetof(file_header, crc)))
         return fail("%s: byte 0: the header is damaged", in->path);
     if (h.version != 1) return fail("%s: it is of version %u, and this program reads version 1", in->path, h.version);
     return true;
@@ -352,7 +429,7 @@ static bool add_name(reader *in, const record *r) {
     char text[NAME_BYTES];
     memcpy(text, r + 1, sizeof text);
     text[NAME_BYTES - 1] = '\0';
-    char *copy = strdup(text);
+    char *copy = strdup(clean(text));
     if (copy == NULL) return fail("there is no memory for names");
     uint32_t number = (uint32_t)(r->what >> 4 & 0xFFF);
     if (r->what >> 32 == 1) {
@@ -564,6 +641,22 @@ static void find_peak(trace *t) {
         if (t->blocks[b].live) t->tags[t->blocks[b].tag].at_peak += t->blocks[b].size;
 }
 
+/* What is no text is not to be taken for one: a binary trace that is damaged or cut in its header, or anything else. */
+static bool read_any(reader *in) {
+    static const char magic[] = "sagetrac";
+    size_t start = in->size < sizeof(file_header) ? in->size : sizeof(file_header), space = strspn(in->bytes, " \t\r\n");
+    if (in->size >= 8 && memcmp(in->bytes, magic, 8) == 0) return read_binary(in);
+    bool text = in->size == 0 || in->size >= 8 || memcmp(in->bytes, magic, in->size) != 0;
+    for (size_t i = 0; i < start; i++) {
+        unsigned char c = (unsigned char)in->bytes[i];
+        text = text && (c >= 0x20 || c == '\t' || c == '\r' || c == '\n') && c != 0x7F;
+    }
+    if (!text) return fail("%s: byte 0: it is neither text nor a whole trace: the header is damaged or cut", in->path);
+    if (in->bytes[space] == '{' || in->bytes[space] == '[')
+        return fail("%s: this is for ui.perfetto.dev; what can be played is traced with SAGEMEM_TRACE_BINARY", in->path);
+    return read_text(in);
+}
+
 bool trace_read(trace *t, const char *path) {
     reader *in = (reader *)calloc(1, sizeof *in);
     memset(t, 0, sizeof *t);
@@ -572,7 +665,7 @@ bool trace_read(trace *t, const char *path) {
     in->t = t;
     in->path = path;
     bool ok = add_owner(in, "process", 0, 0, false) == 0 && read_file(in);
-    if (ok) ok = in->size >= 8 && memcmp(in->bytes, "sagetrac", 8) == 0 ? read_binary(in) : read_text(in);
+    ok = ok && read_any(in);
     if (ok) find_peak(t);
     for (size_t i = 0; i < in->name_count; i++) free(in->names[i].text);
     free(in->names);
