@@ -276,14 +276,18 @@ END
     says 'recorded peak: 3300 bytes .* in 3 blocks at event 4;' && says ' 1 resized'
     check 'the peak is while there are both blocks'
     plays moved-before-it-was 4
+    says ' 0 resized'
+    check 'a block that came later is not what another one was before'
     plays stamp-huge 2
+    [ "$(grep -m 1 '^mem_heap_B=' "$tmp/made.massif")" = mem_heap_B=0 ]
+    check 'what is stamped beyond the end is at the end'
     plays names 2
     run --limit 1 --plot "$tmp/made.svg" --massif "$tmp/made.massif" "$tmp/names.trace"
     says "tag 'café?n0: 5 x€??'" && says "heap '?\]0;x?<?????'" && grep -q ' 4000 café?n0: 5 x€??$' "$tmp/made.massif"
     check 'what is in a name that a terminal must not get'
     python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' "$tmp/made.svg" 2>"$tmp/err"
     check 'nor a picture'
-    (ulimit -v 1000000 && "$replay" "$tmp/far-trail.trace" >"$tmp/out" 2>"$tmp/err") # sanitizers need more
+    (ulimit -v 1000000 && run "$tmp/far-trail.trace") >"$tmp/shell" 2>&1 # sanitizers need more
     says 'recorded peak: 100 bytes' || grep -q -i 'sanitizer\|shadow' "$tmp/err"
     check 'a thread of a large number'
     run "$tmp/zero.trace"

@@ -264,6 +264,7 @@ static bool play(const trace *t, const settings *set) {
     double begin = now_seconds();
     for (uint64_t i = 0; i < t->count; i++) play_event(&r, &t->events[i], i + 1);
     say_replay(&r, now_seconds() - begin);
+    for (uint32_t b = 0; b < t->block_count && set->use_malloc; b++) free(r.at[b]); /* what the run left; heaps end with us */
     free(r.places);
     free(r.at);
     free(r.room);
