@@ -19304,19 +19304,17 @@ static smi_trail *smi_trail_make(void) {
     smi_lock_take(&smi_trace_lock);
     bool running = smi_traced.running, room = running && smi_traced.bytes + SMI_TRAIL_BYTES <= smi_traced.most;
     if (room) smi_traced.bytes += SMI_TRAIL_BYTES;
+    else if (running) smi_trace_lose(); /* under the lock: of this trace, and not of one that begins now */
     smi_lock_give(&smi_trace_lock);
-    if (running && !room) smi_trace_lose();
     if (!room) return NULL;
     smi_os_watch_thread(); /* it may have no heap of its own, and end before the trace does */
     sagemem_error kept = smi_mine.error;
     smi_trail *t = (smi_trail *)smi_meta_alloc(SMI_TRAIL_BYTES);
-    if (t == NULL) {
-        smi_mine.error = kept;
-        smi_trace_lose();
-    }
+    if (t == NULL) smi_mine.error = kept;
     smi_lock_take(&smi_trace_lock);
     if (t == NULL) {
         smi_traced.bytes -= SMI_TRAIL_BYTES;
+        if (smi_traced.running) smi_trace_lose();
     } else {
         t->next = smi_traced.trails;
         smi_traced.trails = t;
@@ -19403,6 +19401,7 @@ static uint32_t smi_trace_slot_take(const char *name, bool *known) {
     if (smi_traced.desk != NULL) {
         at = smi_traced.slot_hint = smi_bits_next(smi_traced.desk->slots, smi_traced.slot_hint, SMI_TRACE_SLOTS, false);
         if (at < SMI_TRACE_SLOTS) smi_bits_set(smi_traced.desk->slots, at, 1);
+        else smi_trace_lose(); /* its events are in the file, but nobody can tell whose they are */
     }
     smi_lock_give(&smi_trace_lock);
     return (uint32_t)at;
@@ -19422,7 +19421,6 @@ static void smi_trail_enter(smi_trail *t, smi_domain *d) {
     const smi_domain *around = heap ? d->parent : d->outer;
     uint32_t outer = around != &smi_process && SMI_LOAD(&around->base->traced) == t->serial ? SMI_LOAD(&around->trace_slot) : 0;
     SMI_STORE(&d->trace_slot, smi_trace_slot_take(d->name, &known));
-    if (d->trace_slot == SMI_TRACE_NO_SLOT) smi_trace_lose(); /* its events are in the file, but nobody can tell whose they are */
     if (!known && t->name != d->name) smi_trail_name(t, d->name, 0, false);
     t->name = d->name;
     smi_trail_stamp(t);
