@@ -60,7 +60,8 @@ BENCH    := $(filter-out $(GROWTH),$(sort $(wildcard tests/bench/*.c tests/bench
 
 TESTS            = $(SHELLS) $(PROGRAMS) $(addprefix fault-,$(FAULTS)) $(addprefix example-,$(EXAMPLES)) $(addprefix recipe-,$(RECIPES)) $(if $(FOREST),forest)
 TSAN_TESTS       = $(foreach t,$(PROGRAMS),$(if $(findstring thread,$(t))$(findstring exact,$(t)),$(t)))
-VALGRIND_EXCLUDE =
+# Threads are for the thread sanitizer, Valgrind runs one at a time; and of forks it knows the half.
+VALGRIND_EXCLUDE = %_threads public_process
 VALGRIND_TESTS   = $(filter-out $(VALGRIND_EXCLUDE),$(PROGRAMS) $(addprefix fault-,$(FAULTS)))
 
 RESULTS = $(BUILD)/results
